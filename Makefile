@@ -1,0 +1,39 @@
+# `make book` builds the site, `make test` proves the project; both set up .venv first. `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+SHELL  := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PYTHONUTF8 := 1
+
+.PHONY: book test prepare serve clean help
+.DEFAULT_GOAL := help
+
+$(STAMP): settings.ini constraints.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python >= 3.10 is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=...")'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[lab,dev]" 2> >(grep -v "is ignored: it is neither a file" >&2)
+	@touch $@
+
+book: $(STAMP)  ## export the package, execute every chapter, build the site into _build/html
+	@$(PY) book/build.py
+
+test: $(STAMP)  ## everything that proves the project (builds the book first: its pages are tested too)
+	@$(PY) book/build.py --quiet
+	@$(PY) -m pytest
+
+prepare: $(STAMP)  ## before a commit: clean, export, README, lint, quick tests
+	@$(PY) book/prepare.py
+	@$(VENV)/bin/ruff check
+	@$(PY) -m pytest -m quick
+
+serve: book  ## build, then serve the site on 127.0.0.1:8000
+	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+clean:  ## remove what was built, keep .venv
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/'

@@ -1,0 +1,17 @@
+"Group normalization: `group_norm` and `GroupNorm`, and the modules that the book derives. Names load when first used."
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_public = dict(group_norm="ops", GroupNorm="layers")
+_modules = ("testing", "shapes", "reference", "cpu", "ops", "layers")
+__all__ = [*_public]
+
+
+def __getattr__(name):
+    if name in _public: return getattr(import_module(f".{_public[name]}", __name__), name)
+    if name in _modules: return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__(): return sorted({*globals(), *_public, *_modules})
