@@ -75,7 +75,10 @@ def stamp(app, pagename, templatename, context, doctree):
 
 def configure(app, config):
     cfg = settings()
-    config.html_theme_options |= {"repository_url": cfg["git_url"], "repository_branch": cfg["branch"]}
+    config.html_theme_options |= {
+        "repository_url": cfg["git_url"], "repository_branch": cfg["branch"], "path_to_docs": "",
+        "navbar_persistent": [],          # the sidebar has the search field
+        "use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True}
     config.html_baseurl = cfg["lib_url"] + "/"
     app.gn_nb_commit = commit()
 
