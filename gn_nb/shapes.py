@@ -33,14 +33,14 @@ def check_groups(
         if operator.index(value) < 1: raise ValueError(f"{name} ({value}) must be at least 1")
     if num_channels % num_groups: raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
 
-# %% ../nbs/01_batch_normalization.ipynb #cecc39b5
+# %% ../nbs/01_batch_normalization.ipynb #a3c3a8d0
 def sizes(
     shape,           # of an input (N, C, *spatial), rank >= 2
     num_groups:int,  # G, must divide C
 )->Sizes:            # raises TypeError or ValueError
     "The sizes of an input of this shape, normalized in `num_groups` groups."
     if len(shape) < 2: raise ValueError(f"input must have shape (N, C, *), at least 2 dimensions, got {tuple(shape)}")
-    N, C, *spatial = map(int, shape)
+    N, C, *spatial = shape
     check_groups(C, num_groups)
     G, S = operator.index(num_groups), math.prod(spatial)
     return Sizes(N, C, G, C//G, S, C//G*S)
