@@ -3,8 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-SHELL  := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 export PYTHONUTF8 := 1
 
 .PHONY: book test prepare serve clean help
@@ -14,7 +12,7 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python >= 3.10 is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=...")'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[lab,dev]" 2> >(grep -v "is ignored: it is neither a file" >&2)
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
 	@touch $@
 
 book: $(STAMP)  ## export the package, execute every chapter, build the site into _build/html

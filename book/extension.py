@@ -14,6 +14,7 @@ from sphinx.domains.math import MathDomain
 TAGS = {"hide": "remove-cell", "default_exp": "remove-cell", "colab": "remove-cell", "echo: false": "remove-input",
         "output: false": "remove-output", "code-fold: true": "hide-input", "eval: false": "skip-execution",
         "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell"}
+PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution"}
 VERSIONS = ("numpy", "numba", "torch")
 
 
@@ -32,6 +33,8 @@ def translate(notebook):
         tags = cell["metadata"].setdefault("tags", [])
         words = [d if d in TAGS else d.split()[0] for d in directives if d] + tags
         tags += [TAGS[w] for w in dict.fromkeys(words) if w in TAGS]
+        for word in PROMPTS.keys() & set(words):
+            cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = PROMPTS[word]
     return notebook
 
 

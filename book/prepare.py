@@ -1,11 +1,10 @@
 "Before a commit: notebooks clean and with their first cell, package exported, README written."
 import re
-from pathlib import Path
 
 import nbformat
 from nbdev.clean import nbdev_clean
 from nbdev.doclinks import nbdev_export
-from settings import root, settings
+from settings import root
 
 COLAB_CELL = '''\
 import sys
@@ -13,7 +12,7 @@ if "google.colab" in sys.modules:  # elsewhere: pip install "gn_nb[lab]"
     %pip install -q "gn_nb[lab]"
     import torch
     if not torch.cuda.is_available():
-        print("No GPU here: every cell still runs; to time GPU kernels choose Runtime > Change runtime type > T4 GPU.")'''
+        print("No GPU: every cell still runs; to time GPU kernels choose Runtime > Change runtime type > T4 GPU.")'''
 
 
 def chapters(): return sorted((root/"nbs").glob("*.ipynb"))
@@ -34,25 +33,22 @@ def cleaned(notebook):
 
 
 def readme():
-    "README.md: the text and code of nbs/index.ipynb, links made to lead to the site."
-    site, parts = settings()["lib_url"], []
+    "README.md: the text and code of nbs/index.ipynb; links lead from the top folder."
+    parts = []
     for cell in nbformat.read(root/"nbs/index.ipynb", 4).cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((?!https?:|#)([\w./]+?)\.ipynb", rf"]({site}/nbs/\1.html", cell.source)
-            parts.append(re.sub(r"\{cite:?[tp]?\}`[^`]*`", "", text))
-        elif cell.cell_type == "code" and not {"colab", "figure", "remove-cell"} & set(tags):
+            parts.append(re.sub(r"\]\((?=\w+\.ipynb)", "](nbs/", cell.source))
+        elif not {"colab", "figure"} & set(tags):
             parts.append(f"```python\n{cell.source}\n```")
     return "\n\n".join(parts) + "\n"
 
 
 def prepare():
-    for path in chapters():
-        notebook = cleaned(nbformat.read(path, 4))
-        nbformat.write(notebook, path)
+    for path in chapters(): nbformat.write(cleaned(nbformat.read(path, 4)), path)
     nbdev_clean()
     nbdev_export()
-    Path(root/"README.md").write_text(readme(), encoding="utf-8")
+    (root/"README.md").write_text(readme(), encoding="utf-8")
 
 
 if __name__ == "__main__": prepare()

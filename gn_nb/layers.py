@@ -11,9 +11,9 @@ import torch
 from .ops import check_activation, group_norm
 from .shapes import check_eps, check_groups
 
-# %% ../nbs/11_module.ipynb #e71a115a
+# %% ../nbs/11_module.ipynb #34112f51
 class GroupNorm(torch.nn.GroupNorm):
-    "torch.nn.GroupNorm with an optional activation; input (N, C, *), output like input; raises TypeError or ValueError."
+    "torch.nn.GroupNorm with an optional activation: (N, C, *) to the same; raises TypeError or ValueError."
 
     __constants__ = [*torch.nn.GroupNorm.__constants__, "activation"]  # noqa: RUF012  (torch's convention)
 

@@ -37,7 +37,7 @@ def plain(
     mean = shift.double().sum(-1) + rest.double().sum(-1)                    # sums over one element, or over none
     return y.to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #88d6cb10
+# %% ../nbs/10_torch.ipynb #4853dfa3
 def _format(input):
     "The memory format of the result: that of the input where it is channels_last, else contiguous."
     for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
@@ -45,7 +45,9 @@ def _format(input):
     return torch.contiguous_format
 
 @torch.library.custom_op("gn_nb::forward", mutates_args=())
-def forward_op(input:Tensor, num_groups:int, weight:Tensor|None, bias:Tensor|None, eps:float)->tuple[Tensor, Tensor, Tensor]:
+def forward_op(
+    input:Tensor, num_groups:int, weight:Tensor|None, bias:Tensor|None, eps:float,
+)->tuple[Tensor, Tensor, Tensor]:
     "y, mean, rstd on any device."
     y, mean, rstd = plain(input, num_groups, weight, bias, eps)
     return y.contiguous(memory_format=_format(input)), mean, rstd
@@ -66,9 +68,11 @@ def _(input, num_groups, weight, bias, eps):
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=_format(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #886d90dd
+# %% ../nbs/10_torch.ipynb #28d8dcba
 @torch.library.custom_op("gn_nb::backward", mutates_args=())
-def backward_op(dy:Tensor, input:Tensor, mean:Tensor, rstd:Tensor, num_groups:int, weight:Tensor|None)->tuple[Tensor, Tensor, Tensor]:
+def backward_op(
+    dy:Tensor, input:Tensor, mean:Tensor, rstd:Tensor, num_groups:int, weight:Tensor|None,
+)->tuple[Tensor, Tensor, Tensor]:
     "dx like input; dweight and dbias (C,), float64: on any device."
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     xg, dyg = (grouped(t.to(wide), num_groups) for t in (input, dy))                 # (N, G, D, S)
@@ -131,20 +135,22 @@ def _check_tensor(name, t, like=None):
     if like is not None and t.device != like.device:
         raise ValueError(f"{name} must be on the device of input, {like.device}, got {t.device}")
 
-# %% ../nbs/10_torch.ipynb #1f94dc31
+# %% ../nbs/10_torch.ipynb #b73d42d5
 def check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift):
     "Raise TypeError or ValueError, naming argument, rule and value, unless `group_norm` can take these."
     _check_tensor("input", input)
     s = sizes(input.shape, num_groups)
     if s.N*s.M == 1:        # torch's rule
-        raise ValueError(f"input must have more than one value per group, got shape {tuple(input.shape)} with num_groups ({num_groups})")
+        raise ValueError(f"input must have more than one value per group, got shape {tuple(input.shape)} with "
+                         f"num_groups ({num_groups})")
     for name, v in (("weight", weight), ("bias", bias)):
         if v is not None: _check_tensor(name, v, input)
         check_affine(name, v, s.C)
     for name, v in (("scale", scale), ("shift", shift)):
         if v is None: continue
         _check_tensor(name, v, input)
-        if tuple(v.shape) != (s.N, s.C): raise ValueError(f"{name} must have shape ({s.N}, {s.C}), got {tuple(v.shape)}")
+        if tuple(v.shape) != (s.N, s.C): raise ValueError(f"{name} must have shape ({s.N}, {s.C}), got "
+                                                          f"{tuple(v.shape)}")
     check_eps(eps)
     check_activation(activation)
 
@@ -152,7 +158,8 @@ def _check_out(out, input, others):
     "Raise unless the result may be written into `out`."
     _check_tensor("out", out, input)
     if out.shape != input.shape or out.dtype != input.dtype:
-        raise ValueError(f"out must have input's shape {tuple(input.shape)} and dtype {input.dtype}, got {tuple(out.shape)} and {out.dtype}")
+        raise ValueError(f"out must have input's shape {tuple(input.shape)} and dtype {input.dtype}, got "
+                         f"{tuple(out.shape)} and {out.dtype}")
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 

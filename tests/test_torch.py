@@ -1,0 +1,395 @@
+"The operator inside torch: derivatives of every kind and order, compile, export, transforms, PyTorch's own samples, errors."
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
+
+from gn_nb import GroupNorm, group_norm, ops
+from gn_nb.testing import CASES, assert_close, must_raise
+
+FORMS = list(itertools.product((True, False), repeat=2))                    # weight given, bias given
+CL, CL3 = torch.channels_last, torch.channels_last_3d
+
+
+def rand(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def arguments(shape, weight=True, bias=True, dtype=torch.float64):
+    return rand(*shape, dtype=dtype), *(rand(shape[1], seed=k, dtype=dtype) if given else None
+                                        for k, given in ((1, weight), (2, bias)))
+
+
+def composed(x, G, weight=None, bias=None, eps=1e-5, activation=None, *, scale=None, shift=None):
+    "What group_norm fuses, in torch's own operations."
+    y = F.group_norm(x, G, None, None, eps)
+    def spread(v): return v.reshape(-1, x.shape[1], *(1,)*(x.ndim - 2))
+    if weight is not None: y = y*spread(weight)
+    if bias is not None: y = y + spread(bias)
+    if scale is not None: y = y*(1 + spread(scale))
+    if shift is not None: y = y + spread(shift)
+    return y if activation is None else getattr(F, activation)(y)
+
+
+@pytest.mark.quick
+class TestDerivatives:
+    @pytest.mark.parametrize("shape", [(2, 4, 3), (3, 4), (1, 4, 2, 2)], ids=str)
+    @pytest.mark.parametrize("form", FORMS, ids=str)
+    def test_first_and_second_order_for_every_subset_of_leaves(self, shape, form):
+        given = arguments(shape, *form)
+        for needs in itertools.product((True, False), repeat=3):
+            leaves = [t.clone().requires_grad_(need) if t is not None else None for t, need in zip(given, needs, strict=True)]
+            wanted = [t for t in leaves if t is not None and t.requires_grad]
+            if not wanted: continue
+            def f(*_, leaves=leaves): return group_norm(leaves[0], 2, *leaves[1:], eps=1e-2)
+            assert gradcheck(f, wanted, nondet_tol=0, check_forward_ad=False)
+            assert gradgradcheck(f, wanted, nondet_tol=0)
+            for t in (leaves[0], *leaves[1:]):
+                assert t is None or t.requires_grad or t.grad is None
+
+    @pytest.mark.parametrize("form", FORMS, ids=str)
+    def test_backward_fills_exactly_what_is_asked_for(self, form):
+        for needs in itertools.product((True, False), repeat=3):
+            leaves = [t.requires_grad_(need) if t is not None else None for t, need in zip(arguments((2, 4, 3), *form), needs, strict=True)]
+            y = group_norm(leaves[0], 2, *leaves[1:])
+            asked = [t is not None and t.requires_grad for t in leaves]
+            assert y.requires_grad == any(asked)
+            if any(asked): y.sum().backward()
+            assert [t is not None and t.grad is not None for t in leaves] == asked
+
+    def test_forward_mode(self):
+        x, w, b = arguments((2, 4, 3))
+        for f in (lambda *a: group_norm(a[0], 2, *a[1:]), lambda x, w, b: group_norm(x, 2, w)):
+            with torch.autograd.forward_ad.dual_level():
+                duals = [torch.autograd.forward_ad.make_dual(t, rand(*t.shape, seed=9)) for t in (x, w, b)]
+                tangent = torch.autograd.forward_ad.unpack_dual(f(*duals)).tangent
+            assert_close(tangent, jvp(lambda *a: composed(a[0], 2, *a[1:]) if f.__code__.co_argcount == 0 else composed(a[0], 2, a[1]),
+                                      (x, w, b), tuple(rand(*t.shape, seed=9) for t in (x, w, b)))[1], 1e-12)
+
+    @pytest.mark.parametrize("activation", [*ops.ACTIVATIONS])
+    @pytest.mark.parametrize("form", [dict(scale=True), dict(shift=True), dict(scale=True, shift=True), {}], ids=str)
+    def test_scale_shift_activation(self, activation, form):
+        x, w, b = arguments((3, 4, 5, 2))
+        extra = {k: rand(3, 4, seed=5 + i) for i, k in enumerate(form)}
+        results = []
+        for f in (group_norm, composed):
+            leaves = [t.clone().requires_grad_() for t in (x, w, b, *extra.values())]
+            y = f(leaves[0], 2, leaves[1], leaves[2], 1e-5, activation, **dict(zip(extra, leaves[3:], strict=True)))
+            results.append((y, *torch.autograd.grad(y, leaves, rand(*x.shape, seed=8))))
+        for a, e in zip(*results, strict=True): assert_close(a, e, 1e-12)
+        leaves = [t.clone().requires_grad_() for t in (x, w, b, *extra.values())]
+        if activation in (None, "silu"):         # smooth
+            assert gradgradcheck(lambda *a: group_norm(*a[:1], 2, *a[1:3], 1e-2, activation, **dict(zip(extra, a[3:], strict=True))),
+                                 leaves, nondet_tol=0)
+
+    def test_third_order(self):
+        x, *_ = arguments((1, 4, 3))
+        leaf = x.requires_grad_()
+        def derivative(f):
+            y = f(leaf, 2)
+            for k in range(3): y, = torch.autograd.grad((y*rand(*x.shape, seed=k)).sum(), leaf, create_graph=True)
+            return y.detach()
+        assert_close(derivative(group_norm), derivative(lambda x, G: composed(x, G)), 1e-9)
+
+    def test_retained_graph_gives_the_same_twice(self):
+        x, w, b = (t.requires_grad_() for t in arguments((2, 4, 3)))
+        y = group_norm(x, 2, w, b)
+        first, second = (torch.autograd.grad(y.sum(), (x, w, b), retain_graph=True) for _ in range(2))
+        assert all(map(torch.equal, first, second))
+
+    def test_changing_a_saved_input_is_noticed(self):
+        x, w, b = (t.requires_grad_() for t in arguments((2, 4, 3)))
+        y = group_norm(x*1, 2, w, b)
+        with torch.no_grad(): w.mul_(2)
+        must_raise(RuntimeError, "modified by an inplace operation", y.sum().backward)
+
+
+@pytest.mark.quick
+class TestTransforms:
+    def test_vmap(self):
+        x, w, b = arguments((5, 2, 4, 3))[0], rand(4, seed=1), rand(4, seed=2)
+        each = torch.stack([group_norm(t, 2, w, b) for t in x])
+        assert_close(vmap(lambda t: group_norm(t, 2, w, b))(x), each, 1e-12)
+        many = rand(5, 4, seed=3)
+        assert_close(vmap(lambda t, v: group_norm(t, 2, v, None))(x, many),
+                     torch.stack([group_norm(t, 2, v) for t, v in zip(x, many, strict=True)]), 1e-12)
+        assert_close(vmap(lambda t: group_norm(t, 2, w, b), in_dims=1, out_dims=1)(x.movedim(0, 1)), each.movedim(0, 1), 1e-12)
+
+    def test_jacobians(self):
+        x, w, b = arguments((1, 4, 3))
+        def of(f): return lambda *a: f(a[0], 2, *a[1:], 1e-2)
+        for jacobian in (jacrev, jacfwd):
+            for a, e in zip(jacobian(of(group_norm), (0, 1, 2))(x, w, b), jacobian(of(composed), (0, 1, 2))(x, w, b), strict=True):
+                assert_close(a, e, 1e-10)
+        assert_close(jacfwd(jacrev(of(group_norm)))(x), jacfwd(jacrev(of(composed)))(x), 1e-9)
+
+    def test_jvp_vjp(self):
+        x, w, b = arguments((2, 4, 3))
+        tangents = tuple(rand(*t.shape, seed=7) for t in (x, w, b))
+        def of(f): return lambda *a: f(a[0], 2, *a[1:])
+        for a, e in zip(jvp(of(group_norm), (x, w, b), tangents), jvp(of(composed), (x, w, b), tangents), strict=True):
+            assert_close(a, e, 1e-12)
+        for a, e in zip(vjp(of(group_norm), x, w, b)[1](x), vjp(of(composed), x, w, b)[1](x), strict=True): assert_close(a, e, 1e-11)
+
+    def test_gradients_of_single_samples(self):
+        module, x = GroupNorm(2, 4, activation="silu").double(), rand(5, 4, 3)
+        params = {k: v.detach() for k, v in module.named_parameters()}
+        def loss(params, sample): return functional_call(module, params, (sample[None],)).square().sum()
+        found = vmap(grad(loss), in_dims=(None, 0))(params, x)
+        for n, sample in enumerate(x):
+            module.zero_grad(); module(sample[None]).square().sum().backward()
+            for k, p in module.named_parameters(): assert_close(found[k][n], p.grad, 1e-11)
+
+
+OPCHECKS = [(rand(2, 4, 3), 2), (rand(3, 4), 2), (rand(0, 4, 3), 2), (rand(2, 4, 0), 2), (rand(2, 4, 3, 3).contiguous(memory_format=CL), 2),
+            (rand(2, 4, 2, 3, 2).contiguous(memory_format=CL3), 4), (rand(4, 2, 3).transpose(0, 1), 1), (rand(2, 4, 3).bfloat16(), 2),
+            (rand(2, 4, 3).half(), 2), (rand(2, 4, 3).float(), 2), (rand(2, 4, 1).expand(2, 4, 3), 2)]
+
+
+class TestOperator:
+    @pytest.mark.parametrize("x, G", OPCHECKS, ids=lambda v: f"{v.dtype}{tuple(v.stride())}" if torch.is_tensor(v) else "")
+    def test_opcheck(self, x, G):
+        for form in FORMS:
+            w, b = (t.to(x.dtype) if t is not None else None for t in arguments((1, 4), *form)[1:])
+            for leaf in (x, x.detach().clone(memory_format=torch.preserve_format).requires_grad_()):
+                torch.library.opcheck(ops.forward_op, (leaf, G, w, b, 1e-5))
+            y, mean, rstd = ops.forward_op(x, G, w, b, 1e-5)
+            for dy in (torch.ones_like(y), torch.ones((), dtype=y.dtype).expand(y.shape)):
+                torch.library.opcheck(ops.backward_op, (dy, x, mean, rstd, G, w))
+
+    def test_fake_agrees_on_every_case(self):
+        "On the meta device: shape, dtype and strides of what the kernels return."
+        for case, dtype in itertools.product(CASES, (torch.float32, torch.bfloat16)):
+            x = torch.tensor(case.make()).to(dtype)
+            for lay in (x, x.transpose(0, 1).contiguous().transpose(0, 1),
+                        *([x.contiguous(memory_format=CL if x.ndim == 4 else CL3)] if x.ndim in (4, 5) else [])):
+                real, fake = (ops.forward_op(t, case.num_groups, None, None, 1e-5) for t in (lay, lay.to("meta")))
+                again, fake_again = (ops.backward_op(s[0], t, s[1], s[2], case.num_groups, None)
+                                     for t, s in ((lay, real), (lay.to("meta"), fake)))
+                for a, b in zip((*real, *again), (*fake, *fake_again), strict=True):
+                    assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), case
+                    assert b.device.type == "meta"
+
+    def test_meta_tensors_through_the_public_function(self):
+        x = torch.empty(2, 4, 3, 3, device="meta", dtype=torch.bfloat16).contiguous(memory_format=CL).requires_grad_()
+        y = group_norm(x, 2, activation="relu")
+        assert (y.shape, y.dtype, y.device.type) == (x.shape, x.dtype, "meta") and y.is_contiguous(memory_format=CL)
+        assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+
+
+def block(x, w, b, scale): return F.conv1d(group_norm(x, 2, w, b, 1e-5, "silu", scale=scale), x.new_ones(3, 4, 1)).exp()
+
+
+class TestCompile:
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_same_bits_as_eager_in_one_graph(self, backend, dtype):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda *a: group_norm(a[0], 2, *a[1:]), fullgraph=True, backend=backend)
+        results = []
+        for f in (lambda *a: group_norm(a[0], 2, *a[1:]), compiled):
+            leaves = [t.requires_grad_() for t in arguments((2, 4, 5), dtype=dtype)]
+            y = f(*leaves)
+            results.append((y.detach(), *torch.autograd.grad(y, leaves, rand(2, 4, 5, seed=4, dtype=dtype))))
+        for eager, comp in zip(*results, strict=True): assert eager.dtype == comp.dtype and torch.equal(eager, comp)
+
+    def test_no_graph_break_in_a_block(self):
+        torch._dynamo.reset()
+        args = *arguments((2, 4, 5)), rand(2, 4, seed=3)
+        explained = torch._dynamo.explain(block)(*args)
+        assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+        assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(*args), block(*args), 1e-12)
+
+    def test_module_with_a_double_backward_outside(self):
+        torch._dynamo.reset()
+        module = GroupNorm(2, 4, activation="relu").double()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        x = rand(2, 4, 5)
+        assert torch.equal(compiled(x), module(x))
+
+    def test_one_graph_for_many_sizes(self):
+        torch._dynamo.reset()
+        graphs = []
+        def count(gm, _): graphs.append(gm); return gm
+        compiled = torch.compile(lambda x, w: group_norm(x, 2, w), fullgraph=True, backend=count, dynamic=True)
+        for N, H, W in ((2, 3, 4), (3, 5, 6), (7, 8, 2), (4, 9, 9)):
+            x, w = rand(N, 4, H, W), rand(4)
+            assert torch.equal(compiled(x, w), group_norm(x, 2, w))
+        assert len(graphs) == 1
+
+    def test_errors_are_those_of_eager(self):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: group_norm(x, 3), backend="aot_eager")
+        with pytest.raises(Exception, match=r"num_channels \(4\) must be divisible by num_groups \(3\)"): compiled(rand(2, 4, 3))
+
+
+def test_export():
+    module = GroupNorm(2, 4, activation="silu").eval()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(module, (rand(3, 4, 5).float(),), dynamic_shapes=({0: batch},))
+    targets = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert targets.count("gn_nb.forward.default") == 1
+    for N in (2, 3, 9):
+        x = rand(N, 4, 5).float()
+        assert torch.equal(program.module()(x), module(x))
+
+
+@pytest.mark.quick
+class TestOut:
+    def test_writes_there(self):
+        x, w, b = arguments((2, 4, 3, 3))
+        wanted = group_norm(x, 2, w, b, 1e-5, "relu")
+        for out in (torch.full_like(x, torch.nan), torch.full_like(x, torch.nan).contiguous(memory_format=CL),
+                    torch.full((2, 4, 3, 6), torch.nan, dtype=x.dtype)[..., ::2]):
+            strides = out.stride()
+            assert group_norm(x, 2, w, b, 1e-5, "relu", out=out) is out and torch.equal(out, wanted) and out.stride() == strides
+        assert group_norm(x, 2, w, b, 1e-5, "relu", out=x) is x and torch.equal(x, wanted)             # in place
+        with torch.no_grad(): group_norm(x.clone().requires_grad_(), 2, out=torch.empty_like(x))       # no gradient is lost here
+
+    @pytest.mark.parametrize("error, words, out", [
+        (ValueError, "out must have input's shape (2, 4, 3) and dtype torch.float64, got (2, 4)", torch.ones(2, 4).double()),
+        (ValueError, "got (2, 4, 3) and torch.float32", torch.ones(2, 4, 3)),
+        (TypeError, "out must be a torch.Tensor, got ndarray", np.ones((2, 4, 3))),
+        (TypeError, "out must have a floating dtype, got torch.int64", torch.ones(2, 4, 3, dtype=torch.int64)),
+        (ValueError, "out must be on the device of input, cpu, got meta", torch.ones(2, 4, 3, device="meta").double()),
+        (ValueError, "out must not be given while an argument requires a gradient", torch.ones(2, 4, 3).double().requires_grad_())])
+    def test_errors(self, error, words, out): must_raise(error, words, group_norm, rand(2, 4, 3), 2, out=out)
+
+    @pytest.mark.parametrize("name", ["input", "weight", "bias", "scale", "shift"])
+    def test_refuses_gradients(self, name):
+        x, w, b = arguments((2, 4, 3))
+        given = dict(input=x, weight=w, bias=b, scale=rand(2, 4), shift=rand(2, 4))
+        given[name] = given[name].requires_grad_()
+        must_raise(ValueError, "requires a gradient", lambda: group_norm(**given, num_groups=2, out=torch.empty(2, 4, 3).double()))
+
+
+x = rand(2, 6, 3)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("error, words, args, options", [
+    (ValueError, "num_channels (6) must be divisible by num_groups (4)", (x, 4), {}),
+    (ValueError, "num_groups (7)", (x, 7), {}),
+    (ValueError, "num_groups (0) must be at least 1", (x, 0), {}),
+    (ValueError, "num_groups (-3) must be at least 1", (x, -3), {}),
+    (TypeError, "num_groups must be an integer, got 2.0", (x, 2.), {}),
+    (TypeError, "num_groups must be an integer, got '2'", (x, "2"), {}),
+    (TypeError, "num_groups must be an integer, got True", (x, True), {}),
+    (TypeError, "num_groups must be an integer, got None", (x, None), {}),
+    (ValueError, "weight must have shape (6,), one value for each channel, got (3,)", (x, 3, torch.ones(3)), {}),
+    (ValueError, "weight must have shape (6,), one value for each channel, got (1, 6)", (x, 3, torch.ones(1, 6)), {}),
+    (ValueError, "bias must have shape (6,), one value for each channel, got ()", (x, 3, None, torch.ones(())), {}),
+    (TypeError, "weight must have a floating dtype, got torch.int64", (x, 3, torch.ones(6, dtype=torch.int64)), {}),
+    (TypeError, "bias must have a floating dtype, got torch.bool", (x, 3, None, torch.ones(6) > 0), {}),
+    (TypeError, "weight must be a torch.Tensor, got ndarray", (x, 3, np.ones(6)), {}),
+    (TypeError, "bias must be a torch.Tensor, got float", (x, 3, None, 1.), {}),
+    (ValueError, "weight must be on the device of input, cpu, got meta", (x, 3, torch.ones(6, device="meta")), {}),
+    (ValueError, "bias must be on the device of input, cpu, got meta", (x, 3, None, torch.ones(6, device="meta")), {}),
+    (ValueError, "weight must be on the device of input, meta, got cpu", (x.to("meta"), 3, torch.ones(6)), {}),
+    (ValueError, "input must have shape (N, C, *), at least 2 dimensions, got (6,)", (rand(6), 3), {}),
+    (ValueError, "input must have shape (N, C, *), at least 2 dimensions, got ()", (rand(), 1), {}),
+    (ValueError, "num_channels (0) must be at least 1", (rand(2, 0, 3), 1), {}),
+    (TypeError, "input must have a floating dtype, got torch.int64", (x.long(), 3), {}),
+    (TypeError, "input must have a floating dtype, got torch.bool", (x > 0, 3), {}),
+    (TypeError, "input must have a floating dtype, got torch.complex128", (x + 0j, 3), {}),
+    (TypeError, "input must be a torch.Tensor, got ndarray", (x.numpy(), 3), {}),
+    (TypeError, "input must be a torch.Tensor, got list", (x.tolist(), 3), {}),
+    (ValueError, "input must have more than one value per group, got shape (1, 6) with num_groups (6)", (rand(1, 6), 6), {}),
+    (ValueError, "input must have more than one value per group, got shape (1, 6, 1, 1)", (rand(1, 6, 1, 1), 6), {}),
+    (ValueError, "eps (-1e-05) must be finite and at least 0", (x, 3), dict(eps=-1e-5)),
+    (ValueError, "eps (nan) must be finite and at least 0", (x, 3), dict(eps=float("nan"))),
+    (ValueError, "eps (inf) must be finite and at least 0", (x, 3), dict(eps=float("inf"))),
+    (TypeError, "eps must be a number, got '1e-5'", (x, 3), dict(eps="1e-5")),
+    (TypeError, "eps must be a number, got None", (x, 3), dict(eps=None)),
+    (ValueError, "activation must be one of None, 'relu', 'silu', 'gelu', got 'swish'", (x, 3), dict(activation="swish")),
+    (ValueError, "activation must be one of None, 'relu', 'silu', 'gelu', got 'ReLU'", (x, 3), dict(activation="ReLU")),
+    (ValueError, "scale must have shape (2, 6), got (6,)", (x, 3), dict(scale=rand(6))),
+    (ValueError, "shift must have shape (2, 6), got (2, 6, 1)", (x, 3), dict(shift=rand(2, 6, 1))),
+    (ValueError, "shift must have shape (2, 6), got (1, 6)", (x, 3), dict(shift=rand(1, 6))),
+    (TypeError, "scale must be a torch.Tensor, got float", (x, 3), dict(scale=1.)),
+    (TypeError, "shift must have a floating dtype, got torch.int64", (x, 3), dict(shift=torch.ones(2, 6, dtype=torch.int64))),
+    (ValueError, "scale must be on the device of input, cpu, got meta", (x, 3), dict(scale=torch.ones(2, 6, device="meta"))),
+    (TypeError, "positional", (x, 3, None, None, 1e-5, None, rand(2, 6)), {}),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_errors_name_argument_rule_and_value(error, words, args, options): must_raise(error, words, group_norm, *args, **options)
+
+
+@pytest.mark.quick
+def test_an_activation_that_cannot_be_looked_up():
+    must_raise((ValueError, TypeError), "activation", group_norm, x, 3, activation=["relu"])
+
+
+@pytest.mark.quick
+def test_numbers_that_are_integers_count_as_such():
+    assert torch.equal(group_norm(x, np.int64(3)), group_norm(x, 3))
+    assert torch.equal(group_norm(x, 3, eps=np.float64(1e-5)), group_norm(x, 3))
+    assert torch.equal(group_norm(x, 3, eps=0), group_norm(x, 3, eps=0.))
+
+
+@pytest.mark.quick
+def test_subclasses_and_threads():
+    p = torch.nn.Parameter(x.clone())
+    assert torch.equal(group_norm(p, 3), group_norm(x, 3))
+    with torch.inference_mode(): assert torch.equal(group_norm(x.clone(), 3), group_norm(x, 3))
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(y, group_norm(x, 3)) for y in pool.map(lambda _: group_norm(x, 3), range(64)))
+
+
+@pytest.fixture(scope="module")
+def internal():
+    "PyTorch's own tests of its own group norm. Their import may warn; nothing else here may."
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    op, = (o for o in op_db if o.name == "nn.functional.group_norm")
+    module, = (m for m in module_db if m.module_cls is torch.nn.GroupNorm)
+    return op, module
+
+
+class TestPyTorchsOwnSamples:
+    # OpInfo rebinds `kwargs` in its loop over weight and bias, so each of its four permutations is the one with both: the
+    # forms of this file are what tests the others.
+    def test_values_and_gradients(self, internal):
+        op, _ = internal
+        samples = [*op.sample_inputs("cpu", torch.float64, requires_grad=True), *op.reference_inputs("cpu", torch.float64, requires_grad=True)]
+        assert len(samples) > 40
+        negative = 0
+        for s in samples:
+            if s.kwargs.get("eps", 1) < 0:           # torch computes with a negative eps; it is an error here
+                must_raise(ValueError, "eps (-0.5)", group_norm, s.input, *s.args, **s.kwargs)
+                s.kwargs["eps"] *= -1; negative += 1
+            results = []
+            for f in (group_norm, F.group_norm):
+                leaves = [t for t in (s.input, *s.kwargs.values()) if torch.is_tensor(t)]
+                y = f(s.input, *s.args, **s.kwargs)
+                results.append((y, *torch.autograd.grad(y, leaves, torch.cos(torch.arange(y.numel())).double().reshape(y.shape))))
+            for a, b in zip(*results, strict=True): assert_close(a, b, 1e-11)
+        assert 0 < negative < len(samples)/2
+
+    def test_their_errors_are_ours(self, internal):
+        op, _ = internal
+        cases = [*op.error_inputs("cpu")]
+        assert len(cases) >= 2
+        for e in cases:
+            s = e.sample_input
+            with pytest.raises(e.error_type): F.group_norm(s.input, *s.args, **s.kwargs)
+            with pytest.raises((ValueError, TypeError), match=r"must"): group_norm(s.input, *s.args, **s.kwargs)
+
+    def test_modules(self, internal):
+        _, info = internal
+        samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=True)
+        assert len(samples) >= 10
+        for s in samples:
+            build, call = s.constructor_input, s.forward_input
+            ours, theirs = (cls(*build.args, **build.kwargs).double() for cls in (GroupNorm, torch.nn.GroupNorm))
+            x = call.args[0]
+            results = [(y := m(x), torch.autograd.grad(y.sin().sum(), (x, *m.parameters()))) for m in (ours, theirs)]
+            assert_close(results[0][0], results[1][0], 1e-12)
+            for a, b in zip(results[0][1], results[1][1], strict=True): assert_close(a, b, 1e-11)
