@@ -92,7 +92,7 @@ def forward(
              grouped(y, s.G), mean, rstd)
     return y.astype(np.asarray(x).dtype, copy=False), mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #d0e6bd10
+# %% ../nbs/07_cpu.ipynb #d492d167
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass
@@ -104,6 +104,7 @@ def backward(
     "Gradients by input, weight and bias; the arguments of `reference.backward`. Raises TypeError or ValueError."
     s = sizes(np.shape(x), num_groups)
     if np.shape(dy) != np.shape(x): raise ValueError(f"dy must have the shape of x {np.shape(x)}, got {np.shape(dy)}")
+    if np.shape(mean) != (s.N, s.G): raise ValueError(f"mean must have shape ({s.N}, {s.G}), got {np.shape(mean)}")
     xc = _ready("x", x)
     dyc = _ready("dy", dy).astype(xc.dtype, copy=False)
     dx, dweight, dbias = np.empty_like(xc), np.zeros((s.G, s.D)), np.zeros((s.G, s.D))

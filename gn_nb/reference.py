@@ -118,7 +118,7 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
     "Batch normalization in training: every channel by its statistics over the batch."
     return forward(x, np.shape(x)[1], weight, bias, eps, over_batch=True)[0]
 
-# %% ../nbs/04_backward.ipynb #63029573
+# %% ../nbs/04_backward.ipynb #279827a4
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass
@@ -133,6 +133,8 @@ def backward(
     dy, x = np.asarray(dy, dtype=np.float64), np.asarray(x, dtype=np.float64)
     s = sizes(x.shape, num_groups)
     if dy.shape != x.shape: raise ValueError(f"dy must have the shape of x {x.shape}, got {dy.shape}")
+    rows = (1 if over_batch else s.N, s.G)
+    if np.shape(mean) != rows: raise ValueError(f"mean must have shape {rows}, got {np.shape(mean)}")
     check_affine("weight", weight, s.C)
     xhat = (grouped(x, s.G) - mean[..., None, None])*rstd[..., None, None]        # (N, G, D, S)
     dyg = grouped(dy, s.G)

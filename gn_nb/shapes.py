@@ -21,7 +21,7 @@ class Sizes(NamedTuple):
     S:int  # product of the spatial sizes, 1 without any
     M:int  # elements per group, D*S
 
-# %% ../nbs/01_batch_normalization.ipynb #21c9f3ce
+# %% ../nbs/01_batch_normalization.ipynb #41790b07
 def check_groups(
     num_channels:int,  # C, at least 1
     num_groups:int,    # G, at least 1, must divide C
@@ -31,7 +31,8 @@ def check_groups(
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be an integer, got {value!r}")
         if operator.index(value) < 1: raise ValueError(f"{name} ({value}) must be at least 1")
-    if num_channels % num_groups: raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
+    if num_channels % num_groups:
+        raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
 
 # %% ../nbs/01_batch_normalization.ipynb #a3c3a8d0
 def sizes(

@@ -1,4 +1,4 @@
-"Every backend, dtype, layout and affine form, on every awkward input, against the float64 reference on the same numbers."
+"Every backend, dtype, layout and affine form on every awkward input, against the float64 reference on the same numbers."
 from fractions import Fraction
 
 import numpy as np

@@ -1,18 +1,21 @@
 "The operator inside torch: derivatives of every kind and order, compile, export, transforms, PyTorch's own samples, errors."
 import itertools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from gn_nb import GroupNorm, group_norm, ops
 from gn_nb.testing import CASES, assert_close, must_raise
 
 FORMS = list(itertools.product((True, False), repeat=2))                    # weight given, bias given
+# torch itself calls the deprecated torch.jit when its forward mode or inductor are first used: shown, not an error
+torch_warns = pytest.mark.filterwarnings("default:.torch.jit.script:DeprecationWarning")
 CL, CL3 = torch.channels_last, torch.channels_last_3d
 
 
@@ -43,33 +46,35 @@ class TestDerivatives:
     def test_first_and_second_order_for_every_subset_of_leaves(self, shape, form):
         given = arguments(shape, *form)
         for needs in itertools.product((True, False), repeat=3):
-            leaves = [t.clone().requires_grad_(need) if t is not None else None for t, need in zip(given, needs, strict=True)]
+            leaves = [None if t is None else t.clone().requires_grad_(need) for t, need in zip(given, needs, strict=True)]
             wanted = [t for t in leaves if t is not None and t.requires_grad]
             if not wanted: continue
             def f(*_, leaves=leaves): return group_norm(leaves[0], 2, *leaves[1:], eps=1e-2)
             assert gradcheck(f, wanted, nondet_tol=0, check_forward_ad=False)
             assert gradgradcheck(f, wanted, nondet_tol=0)
-            for t in (leaves[0], *leaves[1:]):
-                assert t is None or t.requires_grad or t.grad is None
 
     @pytest.mark.parametrize("form", FORMS, ids=str)
     def test_backward_fills_exactly_what_is_asked_for(self, form):
         for needs in itertools.product((True, False), repeat=3):
-            leaves = [t.requires_grad_(need) if t is not None else None for t, need in zip(arguments((2, 4, 3), *form), needs, strict=True)]
+            given = arguments((2, 4, 3), *form)
+            leaves = [None if t is None else t.requires_grad_(need) for t, need in zip(given, needs, strict=True)]
             y = group_norm(leaves[0], 2, *leaves[1:])
             asked = [t is not None and t.requires_grad for t in leaves]
             assert y.requires_grad == any(asked)
             if any(asked): y.sum().backward()
             assert [t is not None and t.grad is not None for t in leaves] == asked
 
+    @torch_warns
     def test_forward_mode(self):
-        x, w, b = arguments((2, 4, 3))
-        for f in (lambda *a: group_norm(a[0], 2, *a[1:]), lambda x, w, b: group_norm(x, 2, w)):
-            with torch.autograd.forward_ad.dual_level():
-                duals = [torch.autograd.forward_ad.make_dual(t, rand(*t.shape, seed=9)) for t in (x, w, b)]
-                tangent = torch.autograd.forward_ad.unpack_dual(f(*duals)).tangent
-            assert_close(tangent, jvp(lambda *a: composed(a[0], 2, *a[1:]) if f.__code__.co_argcount == 0 else composed(a[0], 2, a[1]),
-                                      (x, w, b), tuple(rand(*t.shape, seed=9) for t in (x, w, b)))[1], 1e-12)
+        given = arguments((2, 4, 3))
+        h, steps = 1e-6, [rand(*t.shape, seed=9) for t in given]
+        def f(x, w, b): return group_norm(x, 2, w, b)
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(f(*map(forward_ad.make_dual, given, steps))).tangent
+        up, down = (f(*(t + sign*h*d for t, d in zip(given, steps, strict=True))) for sign in (1, -1))
+        assert_close(tangent, (up - down)/(2*h), 1e-8)                       # rounding: 1e-16/h
+        leaves = [t.requires_grad_() for t in given]
+        assert gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
 
     @pytest.mark.parametrize("activation", [*ops.ACTIVATIONS])
     @pytest.mark.parametrize("form", [dict(scale=True), dict(shift=True), dict(scale=True, shift=True), {}], ids=str)
@@ -84,8 +89,8 @@ class TestDerivatives:
         for a, e in zip(*results, strict=True): assert_close(a, e, 1e-12)
         leaves = [t.clone().requires_grad_() for t in (x, w, b, *extra.values())]
         if activation in (None, "silu"):         # smooth
-            assert gradgradcheck(lambda *a: group_norm(*a[:1], 2, *a[1:3], 1e-2, activation, **dict(zip(extra, a[3:], strict=True))),
-                                 leaves, nondet_tol=0)
+            def fused(x, w, b, *rest): return group_norm(x, 2, w, b, 1e-2, activation, **dict(zip(extra, rest, strict=True)))
+            assert gradgradcheck(fused, leaves, nondet_tol=0)
 
     def test_third_order(self):
         x, *_ = arguments((1, 4, 3))
@@ -120,21 +125,23 @@ class TestTransforms:
                      torch.stack([group_norm(t, 2, v) for t, v in zip(x, many, strict=True)]), 1e-12)
         assert_close(vmap(lambda t: group_norm(t, 2, w, b), in_dims=1, out_dims=1)(x.movedim(0, 1)), each.movedim(0, 1), 1e-12)
 
+    @torch_warns
     def test_jacobians(self):
         x, w, b = arguments((1, 4, 3))
-        def of(f): return lambda *a: f(a[0], 2, *a[1:], 1e-2)
+        def of(f): return lambda *a: f(a[0], 2, *a[1:], eps=1e-2)
         for jacobian in (jacrev, jacfwd):
-            for a, e in zip(jacobian(of(group_norm), (0, 1, 2))(x, w, b), jacobian(of(composed), (0, 1, 2))(x, w, b), strict=True):
-                assert_close(a, e, 1e-10)
+            both = (jacobian(of(f), (0, 1, 2))(x, w, b) for f in (group_norm, composed))
+            for a, e in zip(*both, strict=True): assert_close(a, e, 1e-10)
         assert_close(jacfwd(jacrev(of(group_norm)))(x), jacfwd(jacrev(of(composed)))(x), 1e-9)
 
+    @torch_warns
     def test_jvp_vjp(self):
         x, w, b = arguments((2, 4, 3))
         tangents = tuple(rand(*t.shape, seed=7) for t in (x, w, b))
         def of(f): return lambda *a: f(a[0], 2, *a[1:])
         for a, e in zip(jvp(of(group_norm), (x, w, b), tangents), jvp(of(composed), (x, w, b), tangents), strict=True):
             assert_close(a, e, 1e-12)
-        for a, e in zip(vjp(of(group_norm), x, w, b)[1](x), vjp(of(composed), x, w, b)[1](x), strict=True): assert_close(a, e, 1e-11)
+        for a, e in zip(*(vjp(of(f), x, w, b)[1](x) for f in (group_norm, composed)), strict=True): assert_close(a, e, 1e-11)
 
     def test_gradients_of_single_samples(self):
         module, x = GroupNorm(2, 4, activation="silu").double(), rand(5, 4, 3)
@@ -146,21 +153,20 @@ class TestTransforms:
             for k, p in module.named_parameters(): assert_close(found[k][n], p.grad, 1e-11)
 
 
-OPCHECKS = [(rand(2, 4, 3), 2), (rand(3, 4), 2), (rand(0, 4, 3), 2), (rand(2, 4, 0), 2), (rand(2, 4, 3, 3).contiguous(memory_format=CL), 2),
-            (rand(2, 4, 2, 3, 2).contiguous(memory_format=CL3), 4), (rand(4, 2, 3).transpose(0, 1), 1), (rand(2, 4, 3).bfloat16(), 2),
-            (rand(2, 4, 3).half(), 2), (rand(2, 4, 3).float(), 2), (rand(2, 4, 1).expand(2, 4, 3), 2)]
+OPCHECKS = [*((rand(2, 4, 3), *form) for form in FORMS), *((x, True, True) for x in (
+    rand(3, 4), rand(0, 4, 3), rand(2, 4, 0), rand(2, 4, 3, 3).contiguous(memory_format=CL), rand(2, 4, 1).expand(2, 4, 3),
+    rand(2, 4, 2, 3, 2).contiguous(memory_format=CL3), rand(4, 2, 3).transpose(0, 1), rand(2, 4, 3).bfloat16()))]
 
 
 class TestOperator:
-    @pytest.mark.parametrize("x, G", OPCHECKS, ids=lambda v: f"{v.dtype}{tuple(v.stride())}" if torch.is_tensor(v) else "")
-    def test_opcheck(self, x, G):
-        for form in FORMS:
-            w, b = (t.to(x.dtype) if t is not None else None for t in arguments((1, 4), *form)[1:])
-            for leaf in (x, x.detach().clone(memory_format=torch.preserve_format).requires_grad_()):
-                torch.library.opcheck(ops.forward_op, (leaf, G, w, b, 1e-5))
-            y, mean, rstd = ops.forward_op(x, G, w, b, 1e-5)
-            for dy in (torch.ones_like(y), torch.ones((), dtype=y.dtype).expand(y.shape)):
-                torch.library.opcheck(ops.backward_op, (dy, x, mean, rstd, G, w))
+    @pytest.mark.parametrize("x, weight, bias", OPCHECKS,
+                             ids=lambda v: f"{v.dtype}{tuple(v.stride())}" if torch.is_tensor(v) else str(v))
+    def test_opcheck(self, x, weight, bias):
+        w, b = (t.to(x.dtype) if t is not None else None for t in arguments((1, 4), weight, bias)[1:])
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        torch.library.opcheck(ops.forward_op, (leaf, 2, w, b, 1e-5))
+        _, mean, rstd = ops.forward_op(x, 2, w, b, 1e-5)
+        torch.library.opcheck(ops.backward_op, (torch.ones((), dtype=x.dtype).expand(x.shape), x, mean, rstd, 2, w))
 
     def test_fake_agrees_on_every_case(self):
         "On the meta device: shape, dtype and strides of what the kernels return."
@@ -172,8 +178,8 @@ class TestOperator:
                 again, fake_again = (ops.backward_op(s[0], t, s[1], s[2], case.num_groups, None)
                                      for t, s in ((lay, real), (lay.to("meta"), fake)))
                 for a, b in zip((*real, *again), (*fake, *fake_again), strict=True):
-                    assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), case
-                    assert b.device.type == "meta"
+                    assert (a.shape, a.dtype, b.device.type) == (b.shape, b.dtype, "meta"), case
+                    assert a.stride() == b.stride() or not a.numel(), case            # empty: strides mean nothing
 
     def test_meta_tensors_through_the_public_function(self):
         x = torch.empty(2, 4, 3, 3, device="meta", dtype=torch.bfloat16).contiguous(memory_format=CL).requires_grad_()
@@ -186,8 +192,8 @@ def block(x, w, b, scale): return F.conv1d(group_norm(x, 2, w, b, 1e-5, "silu", 
 
 
 class TestCompile:
-    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @torch_warns
+    @pytest.mark.parametrize("backend, dtype", [("aot_eager", torch.bfloat16), ("inductor", torch.float32)], ids=str)
     def test_same_bits_as_eager_in_one_graph(self, backend, dtype):
         torch._dynamo.reset()
         compiled = torch.compile(lambda *a: group_norm(a[0], 2, *a[1:]), fullgraph=True, backend=backend)
@@ -204,13 +210,6 @@ class TestCompile:
         explained = torch._dynamo.explain(block)(*args)
         assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
         assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(*args), block(*args), 1e-12)
-
-    def test_module_with_a_double_backward_outside(self):
-        torch._dynamo.reset()
-        module = GroupNorm(2, 4, activation="relu").double()
-        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-        x = rand(2, 4, 5)
-        assert torch.equal(compiled(x), module(x))
 
     def test_one_graph_for_many_sizes(self):
         torch._dynamo.reset()
@@ -249,7 +248,7 @@ class TestOut:
             strides = out.stride()
             assert group_norm(x, 2, w, b, 1e-5, "relu", out=out) is out and torch.equal(out, wanted) and out.stride() == strides
         assert group_norm(x, 2, w, b, 1e-5, "relu", out=x) is x and torch.equal(x, wanted)             # in place
-        with torch.no_grad(): group_norm(x.clone().requires_grad_(), 2, out=torch.empty_like(x))       # no gradient is lost here
+        with torch.no_grad(): group_norm(x.clone().requires_grad_(), 2, out=torch.empty_like(x))       # none is lost here
 
     @pytest.mark.parametrize("error, words, out", [
         (ValueError, "out must have input's shape (2, 4, 3) and dtype torch.float64, got (2, 4)", torch.ones(2, 4).double()),
@@ -269,6 +268,10 @@ class TestOut:
 
 
 x = rand(2, 6, 3)
+PER_CHANNEL = "must have shape (6,), one value for each channel"
+SHAPE = "input must have shape (N, C, *), at least 2 dimensions"
+VALUES = "input must have more than one value per group, got shape"
+NAMES = "activation must be one of None, 'relu', 'silu', 'gelu'"
 
 
 @pytest.mark.quick
@@ -281,9 +284,9 @@ x = rand(2, 6, 3)
     (TypeError, "num_groups must be an integer, got '2'", (x, "2"), {}),
     (TypeError, "num_groups must be an integer, got True", (x, True), {}),
     (TypeError, "num_groups must be an integer, got None", (x, None), {}),
-    (ValueError, "weight must have shape (6,), one value for each channel, got (3,)", (x, 3, torch.ones(3)), {}),
-    (ValueError, "weight must have shape (6,), one value for each channel, got (1, 6)", (x, 3, torch.ones(1, 6)), {}),
-    (ValueError, "bias must have shape (6,), one value for each channel, got ()", (x, 3, None, torch.ones(())), {}),
+    (ValueError, f"weight {PER_CHANNEL}, got (3,)", (x, 3, torch.ones(3)), {}),
+    (ValueError, f"weight {PER_CHANNEL}, got (1, 6)", (x, 3, torch.ones(1, 6)), {}),
+    (ValueError, f"bias {PER_CHANNEL}, got ()", (x, 3, None, torch.ones(())), {}),
     (TypeError, "weight must have a floating dtype, got torch.int64", (x, 3, torch.ones(6, dtype=torch.int64)), {}),
     (TypeError, "bias must have a floating dtype, got torch.bool", (x, 3, None, torch.ones(6) > 0), {}),
     (TypeError, "weight must be a torch.Tensor, got ndarray", (x, 3, np.ones(6)), {}),
@@ -291,23 +294,23 @@ x = rand(2, 6, 3)
     (ValueError, "weight must be on the device of input, cpu, got meta", (x, 3, torch.ones(6, device="meta")), {}),
     (ValueError, "bias must be on the device of input, cpu, got meta", (x, 3, None, torch.ones(6, device="meta")), {}),
     (ValueError, "weight must be on the device of input, meta, got cpu", (x.to("meta"), 3, torch.ones(6)), {}),
-    (ValueError, "input must have shape (N, C, *), at least 2 dimensions, got (6,)", (rand(6), 3), {}),
-    (ValueError, "input must have shape (N, C, *), at least 2 dimensions, got ()", (rand(), 1), {}),
+    (ValueError, f"{SHAPE}, got (6,)", (rand(6), 3), {}),
+    (ValueError, f"{SHAPE}, got ()", (rand(), 1), {}),
     (ValueError, "num_channels (0) must be at least 1", (rand(2, 0, 3), 1), {}),
     (TypeError, "input must have a floating dtype, got torch.int64", (x.long(), 3), {}),
     (TypeError, "input must have a floating dtype, got torch.bool", (x > 0, 3), {}),
     (TypeError, "input must have a floating dtype, got torch.complex128", (x + 0j, 3), {}),
     (TypeError, "input must be a torch.Tensor, got ndarray", (x.numpy(), 3), {}),
     (TypeError, "input must be a torch.Tensor, got list", (x.tolist(), 3), {}),
-    (ValueError, "input must have more than one value per group, got shape (1, 6) with num_groups (6)", (rand(1, 6), 6), {}),
-    (ValueError, "input must have more than one value per group, got shape (1, 6, 1, 1)", (rand(1, 6, 1, 1), 6), {}),
+    (ValueError, f"{VALUES} (1, 6) with num_groups (6)", (rand(1, 6), 6), {}),
+    (ValueError, f"{VALUES} (1, 6, 1, 1)", (rand(1, 6, 1, 1), 6), {}),
     (ValueError, "eps (-1e-05) must be finite and at least 0", (x, 3), dict(eps=-1e-5)),
     (ValueError, "eps (nan) must be finite and at least 0", (x, 3), dict(eps=float("nan"))),
     (ValueError, "eps (inf) must be finite and at least 0", (x, 3), dict(eps=float("inf"))),
     (TypeError, "eps must be a number, got '1e-5'", (x, 3), dict(eps="1e-5")),
     (TypeError, "eps must be a number, got None", (x, 3), dict(eps=None)),
-    (ValueError, "activation must be one of None, 'relu', 'silu', 'gelu', got 'swish'", (x, 3), dict(activation="swish")),
-    (ValueError, "activation must be one of None, 'relu', 'silu', 'gelu', got 'ReLU'", (x, 3), dict(activation="ReLU")),
+    (ValueError, f"{NAMES}, got 'swish'", (x, 3), dict(activation="swish")),
+    (ValueError, f"{NAMES}, got 'ReLU'", (x, 3), dict(activation="ReLU")),
     (ValueError, "scale must have shape (2, 6), got (6,)", (x, 3), dict(scale=rand(6))),
     (ValueError, "shift must have shape (2, 6), got (2, 6, 1)", (x, 3), dict(shift=rand(2, 6, 1))),
     (ValueError, "shift must have shape (2, 6), got (1, 6)", (x, 3), dict(shift=rand(1, 6))),
@@ -336,7 +339,6 @@ def test_subclasses_and_threads():
     p = torch.nn.Parameter(x.clone())
     assert torch.equal(group_norm(p, 3), group_norm(x, 3))
     with torch.inference_mode(): assert torch.equal(group_norm(x.clone(), 3), group_norm(x, 3))
-    from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(y, group_norm(x, 3)) for y in pool.map(lambda _: group_norm(x, 3), range(64)))
 
@@ -358,7 +360,7 @@ class TestPyTorchsOwnSamples:
     # forms of this file are what tests the others.
     def test_values_and_gradients(self, internal):
         op, _ = internal
-        samples = [*op.sample_inputs("cpu", torch.float64, requires_grad=True), *op.reference_inputs("cpu", torch.float64, requires_grad=True)]
+        samples = [s for kind in (op.sample_inputs, op.reference_inputs) for s in kind("cpu", torch.float64, requires_grad=True)]
         assert len(samples) > 40
         negative = 0
         for s in samples:
@@ -369,7 +371,7 @@ class TestPyTorchsOwnSamples:
             for f in (group_norm, F.group_norm):
                 leaves = [t for t in (s.input, *s.kwargs.values()) if torch.is_tensor(t)]
                 y = f(s.input, *s.args, **s.kwargs)
-                results.append((y, *torch.autograd.grad(y, leaves, torch.cos(torch.arange(y.numel())).double().reshape(y.shape))))
+                results.append((y, *torch.autograd.grad(y, leaves, rand(*y.shape))))
             for a, b in zip(*results, strict=True): assert_close(a, b, 1e-11)
         assert 0 < negative < len(samples)/2
 

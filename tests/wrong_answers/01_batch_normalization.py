@@ -4,11 +4,14 @@ WRONG = {
         "def depth_limit(gain, floor): return math.ceil(math.log(floor)/math.log(gain))",     # one too many
         "def depth_limit(gain, floor): return math.floor(math.log(gain)/math.log(floor))",    # the fraction upside down
         "def depth_limit(gain, floor): return math.log(floor)/math.log(gain)",                # not a whole number
-        "def depth_limit(gain, floor): return math.floor(math.log(1/floor)/(1 - gain))",      # gain taken for exp(gain - 1)
+        # gain taken for exp(gain - 1)
+        "def depth_limit(gain, floor): return math.floor(math.log(1/floor)/(1 - gain))",
     ],
     "check_counts": [
-        "def counts(shape): return shape[0]*shape[1], math.prod(shape[2:])",                  # one mean for each sample too
-        "def counts(shape): return shape[0], math.prod(shape[1:])",                           # that is layer normalization
+        # one mean for each sample too
+        "def counts(shape): return shape[0]*shape[1], math.prod(shape[2:])",
+        # that is layer normalization
+        "def counts(shape): return shape[0], math.prod(shape[1:])",
         "def counts(shape): return shape[1], math.prod(shape[2:])",                           # forgets the samples
         "def counts(shape): return shape[1], shape[0]*shape[2]*shape[3]",                     # images only
     ],
@@ -16,10 +19,11 @@ WRONG = {
         # the axes of channels first
         """def batch_norm_last(x, eps):
     return (x - x.mean((0, 2, 3), keepdims=True))/np.sqrt(x.var((0, 2, 3), keepdims=True) + eps)""",
-        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/(x.var((0, 1, 2)) + eps)",                # variance
-        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/(x.std((0, 1, 2)) + eps)",                # eps outside
-        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/np.sqrt(x.var((0, 1, 2), ddof=1) + eps)",   # unbiased
-        "def batch_norm_last(x, eps): return x - x.mean((0, 1, 2))/np.sqrt(x.var((0, 1, 2)) + eps)",           # brackets
+        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/(x.var((0, 1, 2)) + eps)",  # variance
+        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/(x.std((0, 1, 2)) + eps)",  # eps outside
+        # unbiased
+        "def batch_norm_last(x, eps): return (x - x.mean((0, 1, 2)))/np.sqrt(x.var((0, 1, 2), ddof=1) + eps)",
+        "def batch_norm_last(x, eps): return x - x.mean((0, 1, 2))/np.sqrt(x.var((0, 1, 2)) + eps)",  # brackets
     ],
     "check_running": [
         # the biased variance
@@ -48,7 +52,7 @@ WRONG = {
     return np.mean([b.mean((0, 2, 3)) for b in batches], 0), np.mean([b.var((0, 2, 3), ddof=1) for b in batches], 0)""",
     ],
     "check_population": [
-        "def population(means, variances): return means.mean(0), variances.mean(0)",                       # forgets the means
+        "def population(means, variances): return means.mean(0), variances.mean(0)",        # forgets the means
         "def population(means, variances): return means.mean(0), variances.mean(0) + means.var(0, ddof=1)",
         "def population(means, variances): return means.mean(0), variances.mean(0)*len(means)/(len(means) - 1)",
         "def population(means, variances): return means.mean(0), np.sqrt(variances).mean(0)**2 + means.var(0)",

@@ -1,8 +1,8 @@
 "Plausible mistakes in the exercises of chapter 2; each must be rejected."
 WRONG = {
     "check_undo": [
-        "def undo(y, mean, rstd): return y*rstd.reshape(-1, 1, 1, 1) + mean.reshape(-1, 1, 1, 1)",       # normalizes twice
-        "def undo(y, mean, rstd): return (y + mean.reshape(-1, 1, 1, 1))/rstd.reshape(-1, 1, 1, 1)",     # the wrong order
+        "def undo(y, mean, rstd): return y*rstd.reshape(-1, 1, 1, 1) + mean.reshape(-1, 1, 1, 1)",  # normalizes twice
+        "def undo(y, mean, rstd): return (y + mean.reshape(-1, 1, 1, 1))/rstd.reshape(-1, 1, 1, 1)",  # the wrong order
         "def undo(y, mean, rstd): return y/rstd + mean",                             # broadcasts along the last axis
         "def undo(y, mean, rstd): return y/rstd.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1)",       # by channel
         "def undo(y, mean, rstd): return y/rstd.reshape(-1, 1, 1, 1)",                               # forgets the mean

@@ -1,0 +1,21 @@
+"Plausible mistakes in the exercises of chapter 7; each must be rejected."
+WRONG = {
+    "check_traffic": [
+        "answer = (2, 12)",      # takes mean and variance for one pass
+        "answer = (3, 12)",      # forgets the write
+        "answer = (3, 4)",       # counts values, not bytes
+        "answer = (3, 24)",      # counts a read before the write and the rounding to float64
+    ],
+    "check_breaks": [
+        "def breaks(x, eps): return eps == 0",                        # a positive variance is enough
+        "def breaks(x, eps): return x.var() == 0",                    # eps is there for this
+        "def breaks(x, eps): return len(x) == 1 and eps == 0",        # a constant group too
+        "def breaks(x, eps): return x.mean() == 0 and eps == 0",
+    ],
+    "check_order": [
+        "def order_matters(parts): return bool(parts.astype(float).sum() != parts[::-1].astype(float).sum())",   # float64
+        "def order_matters(parts): return bool(np.any(parts != parts[::-1]))",                                   # the values, not the sums
+        "def order_matters(parts): return bool(np.abs(parts).max() > 1)",
+        "def order_matters(parts): return True",
+    ],
+}
