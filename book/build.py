@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from check import problems
-from nbdev.doclinks import nbdev_export
+from prepare import export
 from settings import root, settings
 
 SITE = root/"_build/html"
@@ -23,7 +23,7 @@ def key():
 def build(quiet):
     "Build the site; the exit status: 0 only if every cell ran, nothing warned and every page passes its checks."
     start = time.perf_counter()
-    nbdev_export()
+    export()
     keyfile = root/"_build/.key"
     if not keyfile.exists() or keyfile.read_text() != key():
         shutil.rmtree(root/"_build/.jupyter_cache", ignore_errors=True)

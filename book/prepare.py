@@ -3,7 +3,8 @@ import re
 
 import nbformat
 from nbdev.clean import nbdev_clean
-from nbdev.doclinks import nbdev_export
+from nbdev.config import add_init
+from nbdev.export import nb_export
 from settings import root
 
 COLAB_CELL = '''\
@@ -16,6 +17,12 @@ if "google.colab" in sys.modules:  # elsewhere: pip install "gn_nb[lab]"
 
 
 def chapters(): return sorted((root/"nbs").glob("*.ipynb"))
+
+
+def export():
+    "Write gn_nb/ from nbs/: what nbdev_export does, less an index of documentation links that this book does not use."
+    for path in chapters(): nb_export(path, lib_path=root/"gn_nb")
+    add_init(root/"gn_nb")
 
 
 def cleaned(notebook):
@@ -47,7 +54,7 @@ def readme():
 def prepare():
     for path in chapters(): nbformat.write(cleaned(nbformat.read(path, 4)), path)
     nbdev_clean()
-    nbdev_export()
+    export()
     (root/"README.md").write_text(readme(), encoding="utf-8")
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Sizes', 'check_groups', 'sizes', 'grouped', 'per_channel', 'check_affine', 'check_eps']
 
-# %% ../nbs/01_batch_normalization.ipynb #fab01362
-"The letters of this book: N, C, G, D, S, M from a shape and a number of groups, and the views that follow from them."
+# %% ../nbs/01_batch_normalization.ipynb #0edb0a93
+# The letters of this book: N, C, G, D, S, M from a shape and a number of groups, and the views that follow from them.
 import math
 import operator
 from typing import NamedTuple

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CASES', 'as_numpy', 'max_error', 'assert_close', 'must_raise', 'Verdict', 'exercise', 'Case', 'finite_differences']
 
-# %% ../nbs/00_testing.ipynb #6d4d43f0
-"The strict comparator, the table of awkward inputs, finite differences, and the checker of exercises."
+# %% ../nbs/00_testing.ipynb #2a459ec9
+# The strict comparator, the table of awkward inputs, finite differences, and the checker of exercises.
 from dataclasses import dataclass
 from functools import wraps
 

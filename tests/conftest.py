@@ -1,4 +1,4 @@
-"What tests share: the book's scripts on the path, one thread, one hypothesis profile, copies of the repository, a wheel."
+"What tests share: the book's scripts on the path, one thread, a hypothesis profile, copies of the repository, a wheel."
 import shutil
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def copy_to(folder):
 def wheel(tmp_path_factory):
     "The wheel, built in a copy so that neither build/ nor an egg-info appears in the repository."
     folder = copy_to(tmp_path_factory.mktemp("source"))
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder/"dist"], cwd=folder, check=True,
-                   capture_output=True)
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder/"dist"], cwd=folder,
+                   check=True, capture_output=True)
     built, = (folder/"dist").glob("*.whl")
     return built

@@ -1,4 +1,4 @@
-"The checker of built pages sees each kind of problem; the Sphinx extension translates; the built book has none of the problems."
+"The checker of pages sees each kind of problem, the Sphinx extension translates, and the built book has no problem."
 import json
 import re
 from html import unescape
@@ -14,18 +14,19 @@ from settings import root, settings
 
 SITE = root/"_build/html"
 GOOD = """<html><head><link rel="stylesheet" href="a.css"><link rel="canonical" href="https://elsewhere.org/page.html">
-<script src="a.js"></script><style>p {background: url(data:image/png;base64,AA)}</style></head><body><article id="top-of-it">
-<p>Seen at <a href="https://elsewhere.org">another host</a>, <a href="#top-of-it">above</a>, <a href="other.html#there">there</a>,
-<a href="sub/">a folder</a>, <a href="mailto:a@b.org">mail</a>, <a href="other.html?x=1">a query</a>, <a href="#">the top</a>.</p>
-<img src="a.png" alt="Two curves that cross at batch size 4"><div class="highlight"><pre>x = 1  #| not a directive</pre></div>
-<figure><svg role="img" aria-label="Three boxes"></svg></figure><div class="output">Traceback is a word</div></article></body></html>"""
+<script src="a.js"></script><style>p {background: url(data:image/png;base64,AA)}</style></head>
+<body><article id="top-of-it"><p>Seen <a href="https://elsewhere.org">elsewhere</a>, <a href="#top-of-it">above</a>,
+<a href="other.html#there">there</a>, <a href="sub/">a folder</a>, <a href="mailto:a@b.org">mail</a>,
+<a href="other.html?x=1">a query</a>, <a href="#">the top</a>.</p><img src="a.png" alt="Two curves that cross at 4">
+<div class="highlight"><pre>x = 1  #| not a directive</pre></div><div class="output">Traceback is a word</div>
+<figure><svg role="img" aria-label="Three boxes"></svg></figure></article></body></html>"""
 
 
 @pytest.fixture
 def site(tmp_path):
     "A small site without problems, as a function of the HTML put in front of the end of its article."
     (tmp_path/"sub").mkdir()
-    for name in ("other.html", "sub/index.html"): (tmp_path/name).write_text("<article><h1 id='there'>There</h1></article>")
+    for name in ("other.html", "sub/index.html"): (tmp_path/name).write_text("<h1 id='there'>There</h1>")
     def write(extra="", head=""):
         page = GOOD.replace("</article>", extra + "</article>").replace("</head>", head + "</head>")
         (tmp_path/"page.html").write_text(page)
@@ -105,7 +106,8 @@ def test_directives_become_tags(source, tags, seen, wanted):
 
 @pytest.mark.quick
 def test_cells_are_counted_for_the_stamp():
-    notebook = {"cells": [{"cell_type": "code", "source": s, "metadata": {}} for s in ("x", "#| eval: false\nx", "#| cuda\nx")]}
+    sources = ("x", "#| eval: false\nx", "#| cuda\nx")
+    notebook = {"cells": [{"cell_type": "code", "source": s, "metadata": {}} for s in sources]}
     env = SimpleNamespace(metadata={}, doc2path=lambda name: f"{name}.ipynb")
     source = [json.dumps(notebook)]
     extension.read_source(SimpleNamespace(env=env), "nbs/01_x", source)
@@ -127,7 +129,7 @@ def test_equations_are_numbered_by_chapter():
 @pytest.fixture(scope="module")
 def pages():
     assert (SITE/"nbs").exists(), "the book is not built: `make book`, or `make test`, which builds it first"
-    return {p.stem: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in sorted((SITE/"nbs").glob("*.html"))}
+    return {p.stem: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in (SITE/"nbs").glob("*.html")}
 
 
 CHAPTERS = sorted(p.stem for p in (root/"nbs").glob("*.ipynb"))
@@ -141,8 +143,8 @@ class TestBuiltBook:
         files = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
         assert {Path(f).stem for f in files} == {*pages} and (SITE/"index.html").exists()
         for name, page in pages.items():
-            shown = {Path(a["href"]).stem for a in page.select("nav.bd-links a.reference.internal") if a["href"] != "#"} | {name}
-            assert {*pages} - {"index"} <= shown, f"{name}: the sidebar lacks {({*pages} - shown)}"
+            shown = {Path(a["href"]).stem for a in page.select("nav.bd-links a.reference.internal")}
+            assert {*pages} - {"index", name} <= shown, f"{name}: the sidebar lacks {({*pages} - shown)}"
 
     @pytest.mark.parametrize("name", CHAPTERS)
     def test_chapter(self, pages, name):
@@ -161,26 +163,24 @@ class TestBuiltBook:
         assert any(href.startswith(f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{name}.ipynb") for href in links)
         assert f"{cfg['git_url']}/issues/new" in " ".join(links)
         stamp = article.find_parent().select_one("p.stamp") or page.select_one("p.stamp")
-        assert re.search(r"commit (\w+|no git).*Python 3\.\d+\.\d+.*numpy \d.*numba \d.*torch \d", stamp.get_text()), stamp
+        assert re.search(r"commit (\w+|no git).*Python 3\.\d+\.\d+.*numpy \d.*numba \d.*torch \d", stamp.get_text())
         run = re.search(r"(\d+) of (\d+) code cells executed by the build", stamp.get_text())
         assert run and run[1] == run[2] == str(sum(c["cell_type"] == "code" for c in source["cells"])), stamp.get_text()
 
     @pytest.mark.parametrize("name", CHAPTERS)
     def test_figures_and_folds(self, pages, name):
         source = json.loads((root/f"nbs/{name}.ipynb").read_text(encoding="utf-8"))
-        cells = [(c["metadata"].get("tags", []), "".join(c["source"])) for c in source["cells"] if c["cell_type"] == "code"]
+        cells = [c["metadata"].get("tags", []) for c in source["cells"] if c["cell_type"] == "code"]
         article = pages[name].select_one("article")
         figures = article.select("figure.gn-figure")
-        if name != "90_figures": assert len(figures) >= sum("figure" in tags for tags, _ in cells)
+        if name != "90_figures": assert len(figures) >= sum("figure" in tags for tags in cells)
         assert all(f.svg and f.figcaption.get_text(strip=True) for f in figures)
-        assert len(article.select("div.cell.tag_solution details")) == sum("solution" in tags for tags, _ in cells)
+        assert len(article.select("div.cell.tag_solution details")) == sum("solution" in tags for tags in cells)
         assert "google.colab" not in unescape(str(article))                    # the Colab cell is for Colab
-        assert not article.select("div.cell_output .stderr, div.traceback") and "Error:" not in "".join(
-            node.get_text() for node in article.select("div.cell_output div.traceback"))
 
     def test_formulas_need_no_network(self, pages):
         script = SITE/"_static/mathjax/tex-chtml.js"
-        assert script.stat().st_size > 5e5 and (SITE/"_static/mathjax/output/chtml/fonts/woff-v2/MathJax_Main-Regular.woff").exists()
+        assert script.stat().st_size > 5e5 and len([*script.parent.rglob("MathJax_*.woff")]) > 20
         with_formulas = [name for name, page in pages.items() if page.select("span.math, div.math")]
         assert len(with_formulas) > 3
         for name in with_formulas:

@@ -34,10 +34,11 @@ class TestLikeTorch:
         assert isinstance(ours, nn.GroupNorm) and repr(ours) == repr(theirs)
         assert (ours.weight is None, ours.bias is None) == (theirs.weight is None, theirs.bias is None)
         for state in (lambda m: m.state_dict(), lambda m: dict(m.named_parameters())):
-            assert [*state(ours)] == [*state(theirs)] and all(map(torch.equal, state(ours).values(), state(theirs).values()))
+            assert [*state(ours)] == [*state(theirs)]
+            assert all(map(torch.equal, state(ours).values(), state(theirs).values()))
 
     def test_state_goes_both_ways(self, options):
-        ours, theirs = pair(**options)
+        ours, _ = pair(**options)
         fresh = nn.GroupNorm(**options)
         assert str(fresh.load_state_dict(ours.state_dict(), strict=True)) == "<All keys matched successfully>"
         for a, b in zip(ours.state_dict().values(), fresh.state_dict().values(), strict=True): assert torch.equal(a, b)
@@ -82,8 +83,7 @@ def test_signature_is_torchs_and_one_argument_more():
 def test_activation_is_shown_and_applied():
     for name, f in (("relu", nn.ReLU()), ("silu", nn.SiLU()), ("gelu", nn.GELU())):
         module = GroupNorm(2, 6, activation=name)
-        assert repr(module) == f"GroupNorm(2, 6, eps=1e-05, affine=True, activation={name!r})".replace(
-            "affine=True", repr(nn.GroupNorm(2, 6)).split("eps=1e-05, ")[1][:-1])
+        assert repr(module) == repr(nn.GroupNorm(2, 6))[:-1] + f", activation={name!r})"
         assert torch.equal(module(x), f(GroupNorm(2, 6)(x)))
     assert repr(GroupNorm(2, 6, activation=None)) == repr(nn.GroupNorm(2, 6))
 
@@ -120,7 +120,7 @@ def test_doubles_throughout():
     (ValueError, "eps (-1) must be finite and at least 0", (2, 6, -1), {}),
     (ValueError, "eps (nan) must be finite and at least 0", (2, 6, float("nan")), {}),
     (TypeError, "eps must be a number, got '1e-5'", (2, 6, "1e-5"), {}),
-    (ValueError, "activation must be one of None, 'relu', 'silu', 'gelu', got 'swish'", (2, 6), dict(activation="swish")),
+    (ValueError, "one of None, 'relu', 'silu', 'gelu', got 'swish'", (2, 6), dict(activation="swish")),
     (TypeError, "positional", (2, 6, 1e-5, True, None, None, "relu"), {})])
 def test_constructor_errors(error, words, args, options): must_raise(error, words, GroupNorm, *args, **options)
 
@@ -176,7 +176,7 @@ def test_it_learns():
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]/2
-    assert all(max_error(p, q) > 0 for p, q in zip(model[1].parameters(), start, strict=True))
+    assert all(max_error(p, q) > 1e-3 for p, q in zip(model[1].parameters(), start, strict=True))
 
 
 def test_the_module_calls_the_function():

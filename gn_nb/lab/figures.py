@@ -105,7 +105,7 @@ def drawing(
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
             f'font-family="sans-serif" style="{style}">{"".join(parts)}</svg>')
 
-# %% ../../nbs/90_figures.ipynb #8ba420eb
+# %% ../../nbs/90_figures.ipynb #cf3195a3
 def cube(
     sets:np.ndarray,     # (N, C, S) integers: cells with the same number are normalized together
     x:float, y:float,    # where the picture begins, in pixels
@@ -115,9 +115,10 @@ def cube(
     N, C, S = sets.shape
     dx, dy, palette = 0.55*cell, 0.42*cell, list(COLORS.values())          # one sample further back
     def corner(n, c, s): return x + c*cell + n*dx, y + (N - n)*dy + s*cell
+    def color(number): return palette[(number + number//len(palette)) % len(palette)]   # each round begins one further
     def face(number, opacity, *points):
         return element("polygon", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in points), fill_opacity=opacity,
-                       fill=palette[int(number) % len(palette)], stroke="currentColor", stroke_width=.7)
+                       fill=color(int(number)), stroke="currentColor", stroke_width=.7)
     def box(n, c, s, dn, dc, ds):           # a face spans two of the three directions, each dn, dc, ds being 0 or 1
         a, b = ((dn, 0, 0) if dn else (0, dc, 0)), ((0, 0, ds) if ds else (0, dc, 0))
         return [corner(n + k*a[0] + j*b[0], c + k*a[1] + j*b[1], s + k*a[2] + j*b[2])

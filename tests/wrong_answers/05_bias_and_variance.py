@@ -37,7 +37,8 @@ WRONG = {
         "def best_num_groups(means, cov): return 2",  # the golden mean
         '''def best_num_groups(means, cov):
             C = len(means)
-            return 1 if np.median(np.diag(cov)) - (cov.sum() - np.trace(cov))/(C*(C - 1)) > np.var(means, ddof=1) else C''',
+            A, B = np.median(np.diag(cov)), (cov.sum() - np.trace(cov))/(C*(C - 1))
+            return 1 if A - B > np.var(means, ddof=1) else C''',
     ],
     "check_repaired_variance": [
         "def repaired_variance(x): return x.var()",  # no repair
@@ -54,7 +55,8 @@ WRONG = {
         '''def fold(mean, var, num_groups):
             mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
             D = mg.shape[1]
-            return np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)/np.sqrt(var), (mean - mg.mean(1).repeat(D))/np.sqrt(var)''',
+            weight = np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)/np.sqrt(var)
+            return weight, (mean - mg.mean(1).repeat(D))/np.sqrt(var)''',
         '''def fold(mean, var, num_groups):
             mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
             D = mg.shape[1]
