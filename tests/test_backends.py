@@ -188,7 +188,7 @@ def test_kernels_are_compiled_to_keep_nan_and_infinity():
 
 
 def test_eps_is_the_one_given():
-    x, dy, weight, bias = (t.numpy() for t in make(CASES[0], torch.float64))
+    x, _, weight, bias = (t.numpy() for t in make(CASES[0], torch.float64))
     for eps in (0, 1e-12, 0.1, 3, 1e6):
         for a, b in zip(cpu.forward(x, 4, weight, bias, eps), reference.forward(x, 4, weight, bias, eps), strict=True):
             assert_close(a, b, 1e-12)

@@ -1,10 +1,10 @@
 "Plausible mistakes in the exercises of chapter 0; each must be rejected."
 WRONG = {
     "check_worst": [
-        "def worst(a, b): return int(np.argmax(np.abs(a - b)))",                                        # absolute only
-        "def worst(a, b): return int(np.argmax(np.abs(a - b)/np.abs(b)))",                              # relative only
+        "def worst(a, b): return int(np.argmax(np.abs(a - b)))",  # absolute only
+        "def worst(a, b): return int(np.argmax(np.abs(a - b)/np.abs(b)))",  # relative only
         "def worst(a, b): return int(np.argmax(np.nan_to_num(np.abs(a - b)/np.maximum(1, np.abs(b)))))",  # NaN forgiven
-        "def worst(a, b): return float(np.max(np.abs(a - b)/np.maximum(1, np.abs(b))))",                # the error, not where
+        "def worst(a, b): return float(np.max(np.abs(a - b)/np.maximum(1, np.abs(b))))",  # the error, not where
     ],
     "check_blind": [
         "def blind(case): return case.num_groups == 1",                    # forgets the empty arrays

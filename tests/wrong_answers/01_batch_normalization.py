@@ -2,7 +2,7 @@
 WRONG = {
     "check_depth_limit": [
         "def depth_limit(gain, floor): return math.ceil(math.log(floor)/math.log(gain))",     # one too many
-        "def depth_limit(gain, floor): return math.floor(math.log(gain)/math.log(floor))",    # the fraction upside down
+        "def depth_limit(gain, floor): return math.floor(math.log(gain)/math.log(floor))",  # the fraction upside down
         "def depth_limit(gain, floor): return math.log(floor)/math.log(gain)",                # not a whole number
         # gain taken for exp(gain - 1)
         "def depth_limit(gain, floor): return math.floor(math.log(1/floor)/(1 - gain))",

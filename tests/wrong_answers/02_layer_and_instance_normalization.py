@@ -5,7 +5,7 @@ WRONG = {
         "def undo(y, mean, rstd): return (y + mean.reshape(-1, 1, 1, 1))/rstd.reshape(-1, 1, 1, 1)",  # the wrong order
         "def undo(y, mean, rstd): return y/rstd + mean",                             # broadcasts along the last axis
         "def undo(y, mean, rstd): return y/rstd.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1)",       # by channel
-        "def undo(y, mean, rstd): return y/rstd.reshape(-1, 1, 1, 1)",                               # forgets the mean
+        "def undo(y, mean, rstd): return y/rstd.reshape(-1, 1, 1, 1)",  # forgets the mean
     ],
     "check_removed": [
         # forgets sets of a single value
@@ -43,7 +43,7 @@ WRONG = {
     return y*weight.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)''',
     ],
     "check_repair": [
-        "def repair(means, stds, mean, std): return stds/std, (mean - means)/stds",            # the weight upside down
+        "def repair(means, stds, mean, std): return stds/std, (mean - means)/stds",  # the weight upside down
         "def repair(means, stds, mean, std): return std/stds, (means - mean)/stds",            # the sign of the bias
         "def repair(means, stds, mean, std): return std/stds, (mean - means)/std",             # the layer's unit
         "def repair(means, stds, mean, std): return std/stds, np.zeros(len(stds))",            # no bias

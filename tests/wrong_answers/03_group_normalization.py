@@ -1,9 +1,9 @@
 "Plausible mistakes in the exercises of chapter 3; each must be rejected."
 WRONG = {
     "check_position": [
-        "def position_sets(shape): return np.indices(shape)[2]",                                       # samples shared
+        "def position_sets(shape): return np.indices(shape)[2]",  # samples shared
         "def position_sets(shape): n, _, p = np.indices(shape); return n*shape[1] + p",                # C for S
-        "def position_sets(shape): n, c, p = np.indices(shape); return (n*shape[1] + c)*shape[2] + p",  # every value alone
+        "def position_sets(shape): n, c, p = np.indices(shape); return (n*shape[1] + c)*shape[2] + p",  # each alone
         "def position_sets(shape): n, c, _ = np.indices(shape); return n*shape[1] + c",                # instance norm
     ],
     "check_gn": [
@@ -36,8 +36,8 @@ WRONG = {
         "def free_biases(C, G): return C//G - 1",
     ],
     "check_choices": [
-        "def choices(C, limit=32): return [G for G in range(1, min(limit, C) + 1) if C % G == 0]",        # one channel each
-        "def choices(C, limit=32): return [G for G in (1, 2, 4, 8, 16, 32) if G <= limit and C % G == 0 and C//G > 1]",
+        "def choices(C, limit=32): return [G for G in range(1, min(limit, C) + 1) if C % G == 0]",  # one each
+        "def choices(C, limit=32): return [G for G in (1, 2, 4, 8, 16, 32) if G <= limit and C % G == 0 and G < C]",
         "def choices(C, limit=32): return [G for G in range(1, min(limit, C//2)) if C % G == 0]",         # off by one
         "def choices(C, limit=32): return [G for G in range(2, min(limit, C//2) + 1) if C % G == 0]",     # forgets LN
     ],

@@ -14,7 +14,7 @@ WRONG = {
         "def round_to(x, p): return np.ldexp(np.rint(np.ldexp(x, p)), -p)",                # fixed point
         """def round_to(x, p):
     t = x*(2.**(53 - p) + 1)
-    return t - (t - x) if p < 20 else x""",                                                # splitting, only for small p
+    return t - (t - x) if p < 20 else x""",  # splitting, only for small p
     ],
     "check_unmerge": [
         "def unmerge(whole, part): return tuple(a - b for a, b in zip(whole, part))",      # differences
@@ -46,7 +46,7 @@ WRONG = {
     ],
     "check_center": [
         "def center(x): return x - x.mean()",                                              # loses kappa*u
-        "def center(x): return x - x[0]",                                                  # an element is not the mean
+        "def center(x): return x - x[0]",  # an element is not the mean
         "def center(x): return x - (x[0] + (x - x[0]).mean())",                            # shifted, but folded back
         "def center(x): return x - x.astype(np.float64).mean()",                           # right, but float64
         "def center(x): return x - np.float32(x.astype(np.float64).mean())",               # a good mean, in one float

@@ -13,8 +13,10 @@ WRONG = {
         "def breaks(x, eps): return x.mean() == 0 and eps == 0",
     ],
     "check_order": [
-        "def order_matters(parts): return bool(parts.astype(float).sum() != parts[::-1].astype(float).sum())",   # float64
-        "def order_matters(parts): return bool(np.any(parts != parts[::-1]))",                                   # the values, not the sums
+        '''def order_matters(parts):                                # in float64
+    wide = parts.astype(np.float64)
+    return bool(wide.sum() != wide[::-1].sum())''',
+        "def order_matters(parts): return bool(np.any(parts != parts[::-1]))",         # the values, not the sums
         "def order_matters(parts): return bool(np.abs(parts).max() > 1)",
         "def order_matters(parts): return True",
     ],

@@ -48,8 +48,10 @@ WRONG = {
             for name, p in m.named_parameters(recurse=False) if name != "bias"]''',
     ],
     "check_remembers": [
-        "def remembers(module, x): return bool(list(module.buffers()))",             # batch norm has buffers, and does not use them
-        "def remembers(module, x): return not torch.equal(module(x), module(x))",     # works on the average, by luck ...
+        "def remembers(module, x): return bool(list(module.buffers()))",  # batch norm does not use its own
+        '''def remembers(module, x):                                 # training against evaluation
+    first = module.train()(x)
+    return not torch.equal(first, module.eval()(x))''',
         "def remembers(module, x): return bool(module.state_dict())",
         '''def remembers(module, x):                                 # in evaluation
     module.eval()
