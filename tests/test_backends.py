@@ -140,11 +140,13 @@ class TestPromises:
             assert torch.equal(a[[0, 1, 4, 5, 6, 7]], b[[0, 1, 4, 5, 6, 7]])
         assert not found[2][2:4].isfinite().any()
 
-    @pytest.mark.parametrize("value", [7.25, 350.1, -1e4, 0., 1e-3])
+    @pytest.mark.parametrize("value", [7.25, 0.1, 1/3, 350.1, -1e4, 0., 1e-3])
     def test_a_constant_group_gives_exactly_the_bias(self, backend, dtype, value):
-        _, dy, weight, bias = make(CASES[0], dtype)
-        y = next(iter(BACKENDS[backend](torch.full((2, 8, 5, 7), value, dtype=dtype), dy, 4, weight, bias)))
-        assert torch.equal(y, bias.reshape(1, 8, 1, 1).expand(y.shape))
+        "A sum of equal numbers is not exactly their number times one of them."
+        for shape, G in (((2, 8, 5, 7), 4), ((1, 6, 7, 11), 2), ((3, 7, 1), 1), ((1, 26, 37), 2)):
+            _, dy, weight, bias = make(Case("", shape, G, "normal", ""), dtype)
+            y = next(iter(BACKENDS[backend](torch.full(shape, value, dtype=dtype), dy, G, weight, bias)))
+            assert torch.equal(y, bias.reshape(1, -1, *(1,)*(y.ndim - 2)).expand(y.shape))
 
     def test_a_sample_alone_gives_the_same_bits(self, backend, dtype):
         for case in CASES:
