@@ -63,7 +63,6 @@ sys.addaudithook(forbid)
 start = time.perf_counter()
 import gn_nb
 print(time.perf_counter() - start, *({"torch", "numba", "numpy", "matplotlib"} & {*sys.modules}))
-gn_nb.GroupNorm
 """)
     assert len(out.split()) == 1, f"import gn_nb also imports {out.split()[1:]}"
     timed = "import time; t = time.perf_counter(); import gn_nb; print(time.perf_counter() - t)"
