@@ -13,7 +13,7 @@ setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
     author=cfg["author"], author_email=cfg["author_email"], url=cfg["git_url"],
     project_urls={"Book": cfg["lib_url"], "Source": cfg["git_url"]},
-    license="Apache-2.0", license_files=["LICENSE"], python_requires=f">={cfg['min_python']}",
+    license_expression="Apache-2.0", license_files=["LICENSE"], python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["gn_nb", "gn_nb.*"]), include_package_data=False, zip_safe=False,
     install_requires=cfg["requirements"].split(), extras_require=extras,
     long_description=(root/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",

@@ -96,11 +96,10 @@ def _(dy, input, mean, rstd, num_groups, weight):
     dweight = input.new_empty(input.shape[1], dtype=torch.float64)
     return torch.empty_like(input, memory_format=_format(input)), dweight, torch.empty_like(dweight)
 
-# %% ../nbs/10_torch.ipynb #0d67bfd1
+# %% ../nbs/10_torch.ipynb #147e95fb
 def _setup(ctx, inputs, output):
     input, ctx.num_groups, weight, bias, ctx.eps = inputs
     _, mean, rstd = output
-    ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(input, mean, rstd, weight, bias)
 
@@ -114,18 +113,17 @@ def _backward(ctx, dy, dmean, drstd):
         dx, dweight, dbias = (next(found) if need else None for need in needs)
     else:
         dx, dweight, dbias = backward_op(dy, input, mean, rstd, ctx.num_groups, weight)
-        dx, dweight, dbias = (t.to(like.dtype) if need else None
-                              for t, like, need in zip((dx, dweight, dbias), (input, weight, bias), needs))
+        dx, dweight, dbias = (t if need else None for t, need in zip((dx, dweight, dbias), needs))
     return dx, None, dweight, dbias, None
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #0bdf176f
+# %% ../nbs/10_torch.ipynb #516cffa0
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def check_activation(activation):
     "Raise ValueError unless `activation` is one of ACTIVATIONS; gelu is the exact one, as torch's default."
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str | None) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
 
 def _check_tensor(name, t, like=None):

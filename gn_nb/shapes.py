@@ -21,14 +21,14 @@ class Sizes(NamedTuple):
     S:int  # product of the spatial sizes, 1 without any
     M:int  # elements per group, D*S
 
-# %% ../nbs/01_batch_normalization.ipynb #41790b07
+# %% ../nbs/01_batch_normalization.ipynb #07e915e9
 def check_groups(
     num_channels:int,  # C, at least 1
     num_groups:int,    # G, at least 1, must divide C
 ):                     # raises TypeError or ValueError that names the argument, the rule and the value
     "Raise unless `num_groups` is a whole number that divides `num_channels`."
     for name, value in (("num_channels", num_channels), ("num_groups", num_groups)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
             raise TypeError(f"{name} must be an integer, got {value!r}")
         if operator.index(value) < 1: raise ValueError(f"{name} ({value}) must be at least 1")
     if num_channels % num_groups:
