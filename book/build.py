@@ -1,6 +1,7 @@
 "Build the book: export the package, execute the chapters, write the site, check its pages."
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,12 @@ def build(quiet):
     if not keyfile.exists() or keyfile.read_text() != key():
         shutil.rmtree(root/"_build/.jupyter_cache", ignore_errors=True)
     for old in (root/"_build/.doctrees", SITE): shutil.rmtree(old, ignore_errors=True)
+    profile = root/"_build/ipython/profile_default"        # of our own: nobody's startup files, and errors only
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile/"ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going"]
-    status = subprocess.run(command + ["-q"]*quiet, cwd=root).returncode
+    env = os.environ | {"IPYTHONDIR": str(profile.parent)}
+    status = subprocess.run(command + ["-q"]*quiet, cwd=root, env=env).returncode
     if status: return status
     keyfile.write_text(key())
     found = problems(SITE)

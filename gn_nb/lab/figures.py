@@ -148,7 +148,7 @@ def cubes(
     width = x - 26
     return Figure(drawing(parts, width, tallest + top + 22, 1.25*width, min(width, 460)), caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #027089b6
+# %% ../../nbs/90_figures.ipynb #47b14b3e
 STAGES = dict(   # name -> (column, row, lines of text)
     x=(0, 0, ["x", "(N, C, *)"]), moments=(1, 0, ["moments", "count, mean, M2"]),
     apply=(2, 0, ["apply", "(x − mean)·rstd·w + b"]), y=(3, 0, ["y", "(N, C, *)"]),
@@ -185,7 +185,8 @@ def path(
         parts += [label(x + w/2, y + 19, lines[0], size=13, font_weight=weight),
                   label(x + w/2, y + 35, lines[1], size=11)]
     width = left + 3*W + w + 4
-    here = " and ".join(STAGES[name][2][0] for name in lit) or "all of it"
-    return Figure(drawing(parts, width, 2*H + h + 8, width, 560), f"The way of the data. This chapter: {here}.",
-                  "Three rows of boxes: forward from x to y, backward from dy to dx, and the modules from reference to "
-                  f"layers. Lit: {here}.")
+    here = ", ".join(STAGES[name][2][0] for name in lit)
+    caption = "The way of the data, forward and backward, and the modules that carry it."
+    alt = "Three rows of boxes: forward from x to y, backward from dy to dx, and the modules from reference to layers."
+    if lit: caption, alt = f"{caption} Lit: what this chapter is about.", f"{alt} Lit: {here}."
+    return Figure(drawing(parts, width, 2*H + h + 8, width, 560), caption, alt)
