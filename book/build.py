@@ -28,6 +28,8 @@ def build(quiet):
     keyfile = root/"_build/.key"
     if not keyfile.exists() or keyfile.read_text() != key():
         shutil.rmtree(root/"_build/.jupyter_cache", ignore_errors=True)
+        keyfile.parent.mkdir(exist_ok=True)
+        keyfile.write_text(key())
     for old in (root/"_build/.doctrees", SITE): shutil.rmtree(old, ignore_errors=True)
     profile = root/"_build/ipython/profile_default"        # of our own: nobody's startup files, and errors only
     profile.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,6 @@ def build(quiet):
     env = os.environ | {"IPYTHONDIR": str(profile.parent)}
     status = subprocess.run(command + ["-q"]*quiet, cwd=root, env=env).returncode
     if status: return status
-    keyfile.write_text(key())
     found = problems(SITE)
     for problem in found: print(problem, file=sys.stderr)
     if not found: print(f"{settings()['title']}: {SITE/'index.html'} ({time.perf_counter() - start:.0f} s)")
