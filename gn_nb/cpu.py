@@ -6,20 +6,19 @@
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS', 'width', 'itemsize', 'ROUNDS_BFLOAT', 'store',
            'stream', 'plainly', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial', 'libm_exp', 'libm_erf',
            'LN2_HIGH', 'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'TILE', 'ROOM',
-           'KERNELS', 'CALL', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR', 'STREAM', 'PARTS', 'ACTIVATIONS',
-           'Lanes', 'LanesModel', 'Work', 'WorkModel', 'WorkFields', 'lanes', 'where_less', 'total', 'load',
-           'load_some', 'store_some', 'get', 'put', 'element', 'wide', 'rounded', 'add_to', 'some', 'put_some', 'fit',
-           'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held',
-           'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment',
-           'apply_run', 'apply_single', 'apply', 'claim', 'forward_runs', 'tables', 'table', 'fill', 'row_shift',
-           'sums_step', 'row_sums', 'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_step',
-           'apply_rows', 'forward_rows', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients',
-           'channel_gradient', 'single_gradients', 'backward_runs', 'gradients_step', 'fold_gradients',
-           'unit_gradients', 'sample_totals', 'gradient_step', 'gradient_rows', 'backward_rows', 'compiled', 'openmp',
-           'in_parallel', 'default_threads', 'Plan', 'plan', 'execute', 'run_forward', 'run_backward',
-           'check_activation', 'forward', 'backward']
+           'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR', 'STREAM', 'PARTS', 'ACTIVATIONS', 'Lanes',
+           'Work', 'lanes', 'where_less', 'total', 'load', 'load_some', 'store_some', 'get', 'put', 'element', 'wide',
+           'rounded', 'add_to', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid',
+           'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics', 'group_sums',
+           'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run', 'apply_single', 'apply', 'claim',
+           'forward_runs', 'tables', 'table', 'fill', 'row_shift', 'sums_step', 'row_sums', 'unit_sums', 'unit_totals',
+           'finish_rows', 'coefficients', 'apply_step', 'apply_rows', 'forward_rows', 'gradient_sums', 'gradient_run',
+           'channel_sums', 'group_gradients', 'channel_gradient', 'single_gradients', 'backward_runs', 'gradients_step',
+           'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_step', 'gradient_rows', 'backward_rows',
+           'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan', 'execute', 'run_forward',
+           'run_backward', 'check_activation', 'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #7011aa36
+# %% ../nbs/07_cpu.ipynb #5d13915f
 import ctypes
 import importlib.util
 import math
@@ -45,7 +44,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, grouped, sizes
 
-# %% ../nbs/07_cpu.ipynb #1d171a36
+# %% ../nbs/07_cpu.ipynb #19dcbd28
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -58,10 +57,10 @@ class Lanes(types.Type):
         super().__init__(f"Lanes({dtype})")
 
 @register_model(Lanes)
-class LanesModel(PrimitiveModel):
+class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #56626921
+# %% ../nbs/07_cpu.ipynb #ca33c20e
 FIELDS = ("next", "tasks", "phase",                                                      # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "eps")
@@ -74,11 +73,11 @@ class Work(types.Type):
         super().__init__(f"Work({dtype}, {activation})")
 
 @register_model(Work)
-class WorkModel(PrimitiveModel):
+class _WorkModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, LONG.as_pointer())
 
 @infer_getattr
-class WorkFields(AttributeTemplate):
+class _WorkFields(AttributeTemplate):
     key = Work
     def generic_resolve(self, work, name):
         if name in FIELDS: return types.float64 if name == "eps" else types.int64
@@ -88,7 +87,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #e48cc0a8
+# %% ../nbs/07_cpu.ipynb #f1e3cbf0
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -115,7 +114,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #9bdfba1d
+# %% ../nbs/07_cpu.ipynb #d2e330f3
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -154,7 +153,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #be25a8c9
+# %% ../nbs/07_cpu.ipynb #25f8ebc7
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -185,7 +184,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #db818e0f
+# %% ../nbs/07_cpu.ipynb #c3492a73
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -222,7 +221,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #01c4d86d
+# %% ../nbs/07_cpu.ipynb #f8677d26
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -248,7 +247,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #68a4d02b
+# %% ../nbs/07_cpu.ipynb #5a7f11af
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -300,7 +299,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #35411b4c
+# %% ../nbs/07_cpu.ipynb #527160d5
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -314,7 +313,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #17c5b844
+# %% ../nbs/07_cpu.ipynb #439be1d2
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -325,7 +324,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #c7355eb1
+# %% ../nbs/07_cpu.ipynb #23c5c322
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -368,7 +367,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #bf31cf6f
+# %% ../nbs/07_cpu.ipynb #01a4aac3
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -391,7 +390,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #8fd33d05
+# %% ../nbs/07_cpu.ipynb #5bb7d887
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -422,7 +421,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #4dd53cc0
+# %% ../nbs/07_cpu.ipynb #a2c67bf9
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -449,7 +448,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #c7d7eac5
+# %% ../nbs/07_cpu.ipynb #a0075226
 FOLD = 128       # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -473,14 +472,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #b07d3100
+# %% ../nbs/07_cpu.ipynb #f7a937da
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #97ce0ddd
+# %% ../nbs/07_cpu.ipynb #421c2b9c
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -513,7 +512,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #8e0e9478
+# %% ../nbs/07_cpu.ipynb #5edb9e1c
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -535,7 +534,7 @@ def finish(p, at, shift, s, q):
         mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
         settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #f722c96a
+# %% ../nbs/07_cpu.ipynb #f061382b
 @plainly()
 def one_parameter(q, address, i, default):
     return element(q, address, i) if address else default
@@ -592,7 +591,7 @@ def apply(p, at, start, stop):
             apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(q, p.bias, c, 0.) - lo*a, p.stream)
             start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #1a4ba339
+# %% ../nbs/07_cpu.ipynb #5fd7dd76
 @intrinsic
 def claim(typingctx, p):
     "The number of the next task; every thread gets another."
@@ -624,7 +623,7 @@ def forward_runs(p):
                 s, q = sums(p, p.x, at*M + start, at*M + stop, first(p, p.x, at*M, M))
                 put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #120d7da6
+# %% ../nbs/07_cpu.ipynb #655a534f
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -645,7 +644,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #68ab5b4e
+# %% ../nbs/07_cpu.ipynb #f5e25757
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -694,7 +693,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #b9f4ce4f
+# %% ../nbs/07_cpu.ipynb #5cd14089
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -722,7 +721,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #fdb8d90f
+# %% ../nbs/07_cpu.ipynb #5c1cfde2
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -776,7 +775,7 @@ def forward_rows(p):
         elif phase == 2: finish_rows(p, t)
         else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #37153b1d
+# %% ../nbs/07_cpu.ipynb #8ee6a3c5
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -820,7 +819,7 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #12f45efb
+# %% ../nbs/07_cpu.ipynb #765aeef1
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -901,7 +900,7 @@ def backward_runs(p):
                 k = 2*(n*G + c//D)
                 channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #3a3b366c
+# %% ../nbs/07_cpu.ipynb #d5540b4a
 @plainly()
 def gradients_step(p, at, i, count, h, two):
     "Add one column of lanes, of one row or of two, to the tables of sums."
@@ -953,7 +952,7 @@ def unit_gradients(p, j, n, u):
                 row += 2 if two else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #bcea7e07
+# %% ../nbs/07_cpu.ipynb #9e4c8b4d
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -1010,7 +1009,7 @@ def backward_rows(p):
         elif phase == 2: sample_totals(p, t)
         else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #fef5c4ec
+# %% ../nbs/07_cpu.ipynb #3070de35
 KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
                backward_rows=backward_rows)
 _lock = threading.Lock()
@@ -1031,8 +1030,8 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #1adfb2bd
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+# %% ../nbs/07_cpu.ipynb #592fea07
+_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
 def openmp():
@@ -1058,8 +1057,8 @@ def in_parallel(
     "Call a C function on several threads at once and wait for all of them."
     if openmp(): openmp()[0](address, block, threads, 0)
     else:
-        others = [_pool().submit(CALL(address), block) for _ in range(threads - 1)]
-        CALL(address)(block)
+        others = [_pool().submit(_CALL(address), block) for _ in range(threads - 1)]
+        _CALL(address)(block)
         for other in others: other.result()
 
 def default_threads():
@@ -1067,7 +1066,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #635c2c23
+# %% ../nbs/07_cpu.ipynb #144ae00d
 forked = False
 
 def _in_child():
@@ -1076,7 +1075,7 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #fdf3b7d8
+# %% ../nbs/07_cpu.ipynb #7784487e
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
@@ -1143,9 +1142,9 @@ def plan(
     fields = (N, C, G, D, S, C if per_sample else 0, unit, units, samples, blocks, int(long and N*size >= STREAM),
               struct.unpack("q", struct.pack("d", eps))[0])
     address = compiled(kernel, dtype, activation).address
-    return Plan(fields, phases, partial, totals, slots, threads, address, CALL(address))
+    return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #7f69fff0
+# %% ../nbs/07_cpu.ipynb #ef71bae2
 def execute(
     plan:Plan,
     addresses,  # the 10 fields from x to dbias
@@ -1172,7 +1171,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #3fab5cd6
+# %% ../nbs/07_cpu.ipynb #be955907
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1215,7 +1214,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #8d043637
+# %% ../nbs/07_cpu.ipynb #1fe24468
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1246,7 +1245,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #bc915d88
+# %% ../nbs/07_cpu.ipynb #ed2b5bb6
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'plain', 'layout', 'empty_like', 'cpu_forward',
-           'cpu_backward', 'ordered_sum', 'forward_anywhere', 'backward_anywhere', 'gradients', 'EagerGroupNorm',
-           'check_arguments', 'group_norm']
+           'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients', 'EagerGroupNorm', 'check_arguments',
+           'group_norm']
 
-# %% ../nbs/10_torch.ipynb #fb0f9ae8
+# %% ../nbs/10_torch.ipynb #fbcda10a
 import ctypes
 import math
 import sys
@@ -21,7 +21,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #d5addda2
+# %% ../nbs/10_torch.ipynb #72c4c3ee
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -50,7 +50,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #52b80d3e
+# %% ../nbs/10_torch.ipynb #a0b66fd9
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -77,7 +77,7 @@ def _folded(s, weight, bias, scale, shift, dtype):
 
 def _address(t): return 0 if t is None else t.data_ptr()
 
-# %% ../nbs/10_torch.ipynb #9a5afab1
+# %% ../nbs/10_torch.ipynb #32f93761
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -98,7 +98,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #da392e9f
+# %% ../nbs/10_torch.ipynb #576145d1
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form, dtype = layout(input), DTYPE[input.dtype]
@@ -126,17 +126,17 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
         p = cpu.plan(kernel, dtype, activation, s.N, s.C, s.G, s.S, adaptive, 0., torch.get_num_threads())
         parts = torch.from_numpy(cpu.run_backward(p, *map(_address, (dy, x, mean, rstd, w, b, dx))))
     else: parts = torch.zeros(2, s.N if adaptive else 1, s.C, dtype=torch.float64)
-    if not adaptive: return dx, *(parts[:, 0] if parts.shape[1] == 1 else ordered_sum(parts)), None, None
-    dw, db = ordered_sum(parts.reshape(2, s.N, -1, s.C).movedim(2, 1))           # of the folded parameters, (N, C)
+    if not adaptive: return dx, *(parts[:, 0] if parts.shape[1] == 1 else _ordered_sum(parts)), None, None
+    dw, db = _ordered_sum(parts.reshape(2, s.N, -1, s.C).movedim(2, 1))           # of the folded parameters, (N, C)
     factor = 1 if scale is None else 1 + scale.detach().double()
     w, b = (v if t is None else t.detach().double() for v, t in ((1, weight), (0, bias)))
     dscale = dw*w + db*b
-    dweight, dbias = ordered_sum(torch.stack([dw*factor, db*factor]))
+    dweight, dbias = _ordered_sum(torch.stack([dw*factor, db*factor]))
     return dx, dweight, dbias, dscale, db
 
-def ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                    # torch's may depend on the threads
+def _ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                   # torch's may depend on the threads
 
-# %% ../nbs/10_torch.ipynb #1614612a
+# %% ../nbs/10_torch.ipynb #acbeceb7
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -151,25 +151,26 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     y = cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats)
     return y, stats[0].clone(), stats[1].clone()
 
-@torch.library.impl("gn_nb::forward", "CompositeExplicitAutograd")
 def forward_anywhere(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     "The operator on devices without kernels."
     y, mean, rstd = plain(input, num_groups, weight, bias, eps, activation, scale, shift)
     return y.contiguous(memory_format=layout(input)), mean, rstd
+
+torch.library.impl("gn_nb::forward", "CompositeExplicitAutograd", forward_anywhere)
 
 @torch.library.register_fake("gn_nb::forward")
 def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #42ca798d
+# %% ../nbs/10_torch.ipynb #614a8470
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), mean, rstd, weight, bias, activation, scale, shift,
                          need_dx)
-    return found[0] if need_dx else mean.new_empty(0), *(mean.new_empty(0) if t is None else t.clone() for t in found[1:])
+    dx, *others = (mean.new_empty(0) if t is None else t for t in found)
+    return dx, *(t.clone() for t in others)                           # results of an operator share no memory
 
-@torch.library.impl("gn_nb::backward", "CompositeExplicitAutograd")
 def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None,
                       need_dx=True):
     "The operator on devices without kernels."
@@ -195,6 +196,8 @@ def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, acti
     if scale is None and shift is None: return dx, dweight, dbias, none, none.clone()
     return dx, dweight, dbias, (c*w[..., 0] + a*b[..., 0]).reshape(N, G*D).double(), a.reshape(N, G*D).double()
 
+torch.library.impl("gn_nb::backward", "CompositeExplicitAutograd", backward_anywhere)
+
 @torch.library.register_fake("gn_nb::backward")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     N, C = input.shape[:2]
@@ -203,7 +206,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #9d72b8ba
+# %% ../nbs/10_torch.ipynb #9327969f
 def gradients(dy, tensors, needs, mean, rstd, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed or not given."
     input, weight, bias, scale, shift = tensors
@@ -232,7 +235,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #a943e901
+# %% ../nbs/10_torch.ipynb #e59b7eb2
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -257,7 +260,7 @@ class EagerGroupNorm(torch.autograd.Function):
         return *gradients(dy, tensors, ctx.needs_input_grad[:5], stats[0], stats[1], ctx.s.G, ctx.eps, ctx.activation,
                           _backward_cpu), None, None, None
 
-# %% ../nbs/10_torch.ipynb #574c42e9
+# %% ../nbs/10_torch.ipynb #85bba619
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -270,7 +273,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #fc56f915
+# %% ../nbs/10_torch.ipynb #d51d917b
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -306,14 +309,14 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #b49ca942
+# %% ../nbs/10_torch.ipynb #860d019e
 def _straight(input):
     "A CPU tensor in eager mode, and nobody who listens to torch's dispatcher?"
     return ((type(input) is Tensor or type(input) is torch.nn.Parameter) and input.device.type == "cpu"
             and input.dtype in DTYPE and not torch._C._len_torch_dispatch_stack()
             and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #80f06338
+# %% ../nbs/10_torch.ipynb #a3f12f4e
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
