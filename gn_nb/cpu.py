@@ -15,10 +15,10 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS',
            'finish_rows', 'coefficients', 'apply_step', 'apply_rows', 'forward_rows', 'gradient_sums', 'gradient_run',
            'channel_sums', 'group_gradients', 'channel_gradient', 'single_gradients', 'backward_runs', 'gradients_step',
            'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_step', 'gradient_rows', 'backward_rows',
-           'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan', 'execute', 'run_forward',
+           'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan', 'room', 'execute', 'run_forward',
            'run_backward', 'check_activation', 'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #5d13915f
+# %% ../nbs/07_cpu.ipynb #92f23609
 import ctypes
 import importlib.util
 import math
@@ -44,7 +44,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, grouped, sizes
 
-# %% ../nbs/07_cpu.ipynb #19dcbd28
+# %% ../nbs/07_cpu.ipynb #590a3dc3
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -60,7 +60,7 @@ class Lanes(types.Type):
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #ca33c20e
+# %% ../nbs/07_cpu.ipynb #c78e65cb
 FIELDS = ("next", "tasks", "phase",                                                      # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "eps")
@@ -87,7 +87,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #f1e3cbf0
+# %% ../nbs/07_cpu.ipynb #2bfe1795
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -114,7 +114,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #d2e330f3
+# %% ../nbs/07_cpu.ipynb #77aabd61
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -153,7 +153,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #25f8ebc7
+# %% ../nbs/07_cpu.ipynb #d056d97a
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -184,7 +184,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #c3492a73
+# %% ../nbs/07_cpu.ipynb #fcb929ec
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -221,7 +221,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #f8677d26
+# %% ../nbs/07_cpu.ipynb #598da33e
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -247,7 +247,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #5a7f11af
+# %% ../nbs/07_cpu.ipynb #65987d61
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -299,7 +299,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #527160d5
+# %% ../nbs/07_cpu.ipynb #e5d9c54d
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -313,7 +313,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #439be1d2
+# %% ../nbs/07_cpu.ipynb #d6026ede
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -324,7 +324,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #23c5c322
+# %% ../nbs/07_cpu.ipynb #b30820b5
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -367,7 +367,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #01a4aac3
+# %% ../nbs/07_cpu.ipynb #5ec952d5
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -390,7 +390,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #5bb7d887
+# %% ../nbs/07_cpu.ipynb #f8d9aba3
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -421,7 +421,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #a2c67bf9
+# %% ../nbs/07_cpu.ipynb #d295d845
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -448,7 +448,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #a0075226
+# %% ../nbs/07_cpu.ipynb #d49d2c76
 FOLD = 128       # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -472,14 +472,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #f7a937da
+# %% ../nbs/07_cpu.ipynb #123a47a8
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #421c2b9c
+# %% ../nbs/07_cpu.ipynb #b59af7da
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -512,7 +512,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #5edb9e1c
+# %% ../nbs/07_cpu.ipynb #8ad72b1f
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -534,7 +534,7 @@ def finish(p, at, shift, s, q):
         mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
         settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #f061382b
+# %% ../nbs/07_cpu.ipynb #10aabef9
 @plainly()
 def one_parameter(q, address, i, default):
     return element(q, address, i) if address else default
@@ -591,7 +591,7 @@ def apply(p, at, start, stop):
             apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(q, p.bias, c, 0.) - lo*a, p.stream)
             start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #5fd7dd76
+# %% ../nbs/07_cpu.ipynb #a16c6691
 @intrinsic
 def claim(typingctx, p):
     "The number of the next task; every thread gets another."
@@ -623,7 +623,7 @@ def forward_runs(p):
                 s, q = sums(p, p.x, at*M + start, at*M + stop, first(p, p.x, at*M, M))
                 put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #655a534f
+# %% ../nbs/07_cpu.ipynb #f15a6da5
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -644,7 +644,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #f5e25757
+# %% ../nbs/07_cpu.ipynb #cd5a47ad
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -693,7 +693,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #5cd14089
+# %% ../nbs/07_cpu.ipynb #beb07dc0
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -721,7 +721,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #5c1cfde2
+# %% ../nbs/07_cpu.ipynb #604c44e1
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -775,7 +775,7 @@ def forward_rows(p):
         elif phase == 2: finish_rows(p, t)
         else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #8ee6a3c5
+# %% ../nbs/07_cpu.ipynb #9db28b0b
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -819,7 +819,7 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #765aeef1
+# %% ../nbs/07_cpu.ipynb #c0fdbaba
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -900,7 +900,7 @@ def backward_runs(p):
                 k = 2*(n*G + c//D)
                 channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #d5540b4a
+# %% ../nbs/07_cpu.ipynb #e4e8e58b
 @plainly()
 def gradients_step(p, at, i, count, h, two):
     "Add one column of lanes, of one row or of two, to the tables of sums."
@@ -952,7 +952,7 @@ def unit_gradients(p, j, n, u):
                 row += 2 if two else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #9e4c8b4d
+# %% ../nbs/07_cpu.ipynb #262bb660
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -1009,7 +1009,7 @@ def backward_rows(p):
         elif phase == 2: sample_totals(p, t)
         else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #3070de35
+# %% ../nbs/07_cpu.ipynb #dde91526
 KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
                backward_rows=backward_rows)
 _lock = threading.Lock()
@@ -1030,7 +1030,7 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #592fea07
+# %% ../nbs/07_cpu.ipynb #4a450652
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
@@ -1066,7 +1066,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #144ae00d
+# %% ../nbs/07_cpu.ipynb #44d506e5
 forked = False
 
 def _in_child():
@@ -1075,7 +1075,7 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #7784487e
+# %% ../nbs/07_cpu.ipynb #a3f2101c
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
@@ -1144,20 +1144,31 @@ def plan(
     address = compiled(kernel, dtype, activation).address
     return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #ef71bae2
+# %% ../nbs/07_cpu.ipynb #9e3ac9ca
+def room(
+    count:int,  # float64 numbers
+)->tuple:       # an object that owns them, and their address
+    "Working memory; by the cheapest way there is for a few numbers, for it is asked for in every call."
+    if not count: return None, 0
+    if count <= 4096:
+        owner = array("d", bytes(8*count))
+        return owner, owner.buffer_info()[0]
+    owner = np.empty(count)
+    return owner, owner.ctypes.data
+
 def execute(
     plan:Plan,
     addresses,  # the 10 fields from x to dbias
 ):
     "Run a kernel, phase after phase."
-    scratch = np.empty(plan.partial + plan.totals) if plan.partial or plan.totals else None
-    partial = scratch.ctypes.data if scratch is not None else 0
+    owner, partial = room(plan.partial + plan.totals)
     block = array("q", (0, 0, 0, *addresses, partial, partial + 8*plan.partial, *plan.fields))
     at, threads = block.buffer_info()[0], 1 if forked else plan.threads
     for phase, tasks in plan.phases:
         block[0], block[1], block[2] = 0, tasks, phase
         if threads == 1 or tasks == 1: plan.call(at)
         else: in_parallel(plan.address, at, min(threads, tasks))
+    del owner                                                        # not before the last phase is over
 
 def run_forward(plan, x, y, weight, bias, mean, rstd):
     "Forward on arrays at these addresses, in the layout of the plan; 0 for no weight or no bias."
@@ -1171,7 +1182,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #be955907
+# %% ../nbs/07_cpu.ipynb #1c3cdb19
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1214,7 +1225,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #1fe24468
+# %% ../nbs/07_cpu.ipynb #77fcc953
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1245,7 +1256,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #ed2b5bb6
+# %% ../nbs/07_cpu.ipynb #ad9e15f9
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass
