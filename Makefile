@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare serve clean help
+.PHONY: book test prepare bench serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -26,6 +27,14 @@ prepare: $(STAMP)  ## before a commit: clean, export, README, lint, quick tests
 	@$(PY) book/prepare.py
 	@$(VENV)/bin/ruff check
 	@$(PY) -m pytest -m quick
+
+$(PEERS): $(STAMP)
+	@echo "installing what the benchmark compares with ..."
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@touch $@
+
+bench: $(PEERS)  ## time the package beside its peers on this CPU, a quarter of an hour: writes results/cpu.json
+	@$(PY) benchmarks/cpu.py
 
 serve: book  ## build, then serve the site on 127.0.0.1:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
