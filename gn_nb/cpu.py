@@ -18,7 +18,7 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS',
            'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan', 'room', 'execute', 'run_forward',
            'run_backward', 'check_activation', 'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #92f23609
+# %% ../nbs/07_cpu.ipynb #65700da9
 import ctypes
 import importlib.util
 import math
@@ -44,7 +44,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, grouped, sizes
 
-# %% ../nbs/07_cpu.ipynb #590a3dc3
+# %% ../nbs/07_cpu.ipynb #014267e5
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -60,10 +60,11 @@ class Lanes(types.Type):
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #c78e65cb
-FIELDS = ("next", "tasks", "phase",                                                      # who does what
+# %% ../nbs/07_cpu.ipynb #100e77fd
+FIELDS = ("tasks", "phase", "batch",                                                                # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
-          "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "eps")
+          "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "narrow", "eps",
+          *(f"gap{k}" for k in range(8)), "next")      # the counter that all threads write, on a cache line of its own
 
 class Work(types.Type):
     "A pointer to the FIELDS of one call; its type tells dtype and activation."
@@ -87,7 +88,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #2bfe1795
+# %% ../nbs/07_cpu.ipynb #88b32303
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -114,7 +115,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #77aabd61
+# %% ../nbs/07_cpu.ipynb #9d9bd613
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -153,7 +154,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #d056d97a
+# %% ../nbs/07_cpu.ipynb #c5c4103d
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -184,7 +185,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #fcb929ec
+# %% ../nbs/07_cpu.ipynb #47ca5a22
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -221,7 +222,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #598da33e
+# %% ../nbs/07_cpu.ipynb #66f6185b
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -247,7 +248,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #65987d61
+# %% ../nbs/07_cpu.ipynb #fa2e6241
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -299,7 +300,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #e5d9c54d
+# %% ../nbs/07_cpu.ipynb #8a750206
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -313,7 +314,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #d6026ede
+# %% ../nbs/07_cpu.ipynb #15bdfa20
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -324,7 +325,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #b30820b5
+# %% ../nbs/07_cpu.ipynb #810e170d
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -367,7 +368,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #5ec952d5
+# %% ../nbs/07_cpu.ipynb #504bf860
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -390,7 +391,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #f8d9aba3
+# %% ../nbs/07_cpu.ipynb #53dc3eca
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -421,7 +422,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #d295d845
+# %% ../nbs/07_cpu.ipynb #e24ee44b
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -448,7 +449,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #d49d2c76
+# %% ../nbs/07_cpu.ipynb #02cdbbf5
 FOLD = 128       # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -472,14 +473,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #123a47a8
+# %% ../nbs/07_cpu.ipynb #3c78399b
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #b59af7da
+# %% ../nbs/07_cpu.ipynb #fd58fef1
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -512,7 +513,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #8ad72b1f
+# %% ../nbs/07_cpu.ipynb #d4080788
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -534,14 +535,18 @@ def finish(p, at, shift, s, q):
         mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
         settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #10aabef9
+# %% ../nbs/07_cpu.ipynb #779630a6
 @plainly()
-def one_parameter(q, address, i, default):
-    return element(q, address, i) if address else default
+def one_parameter(p, address, i, default):
+    "A weight or bias as float64; it is stored as the input is if p.narrow, else as lanes are."
+    if not address: return default
+    return element(p, address, i) if p.narrow else element(wide(p), address, i)
 
 @plainly()
-def parameters(q, address, i, count, default):
-    return some(q, address, i, count, default) if address else lanes(q, default)
+def parameters(p, address, i, count, default):
+    "Lanes of weights or biases."
+    if not address: return lanes(p, default)
+    return some(p, address, i, count, default) if p.narrow else some(wide(p), address, i, count, default)
 
 @plainly()
 def to_alignment(p, address, i):
@@ -570,32 +575,34 @@ def apply_run(p, i, stop, hi, a, b, streams):
 @plainly()
 def apply_single(p, i, stop, c, hi, lo, r):
     "The same where every element is a channel of its own (S = 1): c is the place of element i in weight and bias."
-    L, q, h, t = width(p), wide(p), lanes(p, hi), lanes(p, lo*r)
+    L, h, t = width(p), lanes(p, hi), lanes(p, lo*r)
     while i < stop:
         n = stop - i
-        v = ((some(p, p.x, i, n, hi) - h)*r - t)*parameters(q, p.weight, c, n, 1.) + parameters(q, p.bias, c, n, 0.)
+        v = ((some(p, p.x, i, n, hi) - h)*r - t)*parameters(p, p.weight, c, n, 1.) + parameters(p, p.bias, c, n, 0.)
         put_some(p, p.y, i, activate(p, v), n)
         i += L; c += L
 
 @plainly()
 def apply(p, at, start, stop):
     "Write elements [start, stop) of group `at`, a run."
-    S, q, n, g = p.S, wide(p), at//p.G, at%p.G
+    S, n, g = p.S, at//p.G, at%p.G
     hi, lo, r = statistics(p, at)
     base, c = at*p.D*S, n*p.per_sample + g*p.D + start//S
     if S == 1: apply_single(p, base + start, base + stop, c, hi, lo, r)
     else:
         end = start - start%S + S                                          # of the first channel
         while start < stop:
-            a = one_parameter(q, p.weight, c, 1.)*r
-            apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(q, p.bias, c, 0.) - lo*a, p.stream)
+            a = one_parameter(p, p.weight, c, 1.)*r
+            apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(p, p.bias, c, 0.) - lo*a, p.stream)
             start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #a16c6691
+# %% ../nbs/07_cpu.ipynb #493cff6f
 @intrinsic
 def claim(typingctx, p):
-    "The number of the next task; every thread gets another."
-    def codegen(context, builder, sig, args): return builder.atomic_rmw("add", args[0], LONG(1), "monotonic")
+    "The number of the next batch of tasks; every thread gets another."
+    def codegen(context, builder, sig, args):
+        at = builder.gep(args[0], [LONG(FIELDS.index("next"))])
+        return builder.atomic_rmw("add", at, LONG(1), "monotonic")
     return types.int64(p), codegen
 
 @plainly()
@@ -603,27 +610,28 @@ def forward_runs(p):
     "Forward where a group is a run of D*S neighbours. Phases: 0 groups; or 1 sums of units, 2 statistics, 3 results."
     unit, units, phase, partial, M = p.unit, p.units, p.phase, p.partial, p.D*p.S
     while True:
-        t = claim(p)
-        if t >= p.tasks: return
-        if phase == 0:
-            shift = first(p, p.x, t*M, M)
-            s, q = group_sums(p, t*M, shift)
-            finish(p, t, shift, s, q)
-            for u in range(units - 1, -1, -1): apply(p, t, u*unit, min((u + 1)*unit, M))
-        elif phase == 2:
-            s, q = 0., 0.
-            for u in range(t*units, (t + 1)*units):
-                s += get(partial, 2*u); q += get(partial, 2*u + 1)
-            finish(p, t, first(p, p.x, t*M, M), s, q)
-        else:
-            at, start = t//units, t%units*unit
-            stop = min(start + unit, M)
-            if phase == 3: apply(p, at, start, stop)
+        start = claim(p)*p.batch
+        if start >= p.tasks: return
+        for t in range(start, min(start + p.batch, p.tasks)):
+            if phase == 0:
+                shift = first(p, p.x, t*M, M)
+                s, q = group_sums(p, t*M, shift)
+                finish(p, t, shift, s, q)
+                for u in range(units - 1, -1, -1): apply(p, t, u*unit, min((u + 1)*unit, M))
+            elif phase == 2:
+                s, q = 0., 0.
+                for u in range(t*units, (t + 1)*units):
+                    s += get(partial, 2*u); q += get(partial, 2*u + 1)
+                finish(p, t, first(p, p.x, t*M, M), s, q)
             else:
-                s, q = sums(p, p.x, at*M + start, at*M + stop, first(p, p.x, at*M, M))
-                put(partial, 2*t, s); put(partial, 2*t + 1, q)
+                at, i = t//units, t%units*unit
+                stop = min(i + unit, M)
+                if phase == 3: apply(p, at, i, stop)
+                else:
+                    s, q = sums(p, p.x, at*M + i, at*M + stop, first(p, p.x, at*M, M))
+                    put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #f15a6da5
+# %% ../nbs/07_cpu.ipynb #7526375f
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -644,7 +652,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #cd5a47ad
+# %% ../nbs/07_cpu.ipynb #1d83bd7a
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -693,7 +701,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #beb07dc0
+# %% ../nbs/07_cpu.ipynb #ee196eb8
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -721,7 +729,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #604c44e1
+# %% ../nbs/07_cpu.ipynb #24ff71c5
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -730,10 +738,10 @@ def coefficients(p, n, c0, count, h):
         hi, lo, r = statistics(p, n*p.G + g)
         last = min((g + 1)*D, c0 + count)
         for c in range(max(g*D, c0), last, L):
-            a = parameters(q, p.weight, row + c, last - c, 1.)*r
+            a = parameters(p, p.weight, row + c, last - c, 1.)*r
             store(q, h, c - c0, lanes(q, hi))
             store(q, table(q, h, 1), c - c0, a)
-            store(q, table(q, h, 2), c - c0, parameters(q, p.bias, row + c, last - c, 0.) - a*lo)
+            store(q, table(q, h, 2), c - c0, parameters(p, p.bias, row + c, last - c, 0.) - a*lo)
 
 @plainly()
 def apply_step(p, at, i, count, h, streams):
@@ -765,17 +773,18 @@ def forward_rows(p):
     "Forward where a pixel is a row of C neighbours. Phases: 0 samples; or 1 sums of units, 2 statistics, 3 results."
     units, phase = p.units, p.phase
     while True:
-        t = claim(p)
-        if t >= p.tasks: return
-        if phase == 0:
-            for u in range(units): unit_sums(p, t, u, False)
-            finish_rows(p, t)
-            for u in range(units - 1, -1, -1): apply_rows(p, t, u)
-        elif phase == 1: unit_sums(p, t//units, t%units, False)
-        elif phase == 2: finish_rows(p, t)
-        else: apply_rows(p, t//units, t%units)
+        start = claim(p)*p.batch
+        if start >= p.tasks: return
+        for t in range(start, min(start + p.batch, p.tasks)):
+            if phase == 0:
+                for u in range(units): unit_sums(p, t, u, False)
+                finish_rows(p, t)
+                for u in range(units - 1, -1, -1): apply_rows(p, t, u)
+            elif phase == 1: unit_sums(p, t//units, t%units, False)
+            elif phase == 2: finish_rows(p, t)
+            else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #9db28b0b
+# %% ../nbs/07_cpu.ipynb #08da681f
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -819,19 +828,19 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #c0fdbaba
+# %% ../nbs/07_cpu.ipynb #2d2a6b8a
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
-    S, q, k = p.S, wide(p), n*p.per_sample + c
-    a, start = one_parameter(q, p.weight, k, 1.)*r, (n*p.C + c)*S
+    S, k = p.S, n*p.per_sample + c
+    a, start = one_parameter(p, p.weight, k, 1.)*r, (n*p.C + c)*S
     return gradient_sums(p, start + u*p.unit, start + min((u + 1)*p.unit, S), hi, a,
-                         one_parameter(q, p.bias, k, 0.) - lo*a)
+                         one_parameter(p, p.bias, k, 0.) - lo*a)
 
 @plainly()
 def group_gradients(p, j, n, g, known):
     "Adds to block j of dweight and dbias; returns A and B. Sums of units are read from partial if `known`."
-    C, D, units, q, row, A, B = p.C, p.D, p.units, wide(p), n*p.per_sample, 0., 0.
+    C, D, units, row, A, B = p.C, p.D, p.units, n*p.per_sample, 0., 0.
     hi, lo, r = statistics(p, n*p.G + g)
     for c in range(g*D, (g + 1)*D):
         a, b = 0., 0.
@@ -841,31 +850,31 @@ def group_gradients(p, j, n, g, known):
             a += s; b += t
         b = (b - lo*a)*r
         put(p.dbias, j*C + c, get(p.dbias, j*C + c) + a); put(p.dweight, j*C + c, get(p.dweight, j*C + c) + b)
-        w = one_parameter(q, p.weight, row + c, 1.)
+        w = one_parameter(p, p.weight, row + c, 1.)
         A += w*a; B += w*b
     return A/(D*p.S), B/(D*p.S)
 
 @plainly()
 def channel_gradient(p, n, c, u, hi, lo, r, A, B):
     "dx of unit u of channel c of sample n."
-    S, q, k, f = p.S, wide(p), n*p.per_sample + c, -r*r*B
-    a, start = one_parameter(q, p.weight, k, 1.)*r, (n*p.C + c)*S
+    S, k, f = p.S, n*p.per_sample + c, -r*r*B
+    a, start = one_parameter(p, p.weight, k, 1.)*r, (n*p.C + c)*S
     gradient_run(p, start + u*p.unit, start + min((u + 1)*p.unit, S), hi, a,
-                 one_parameter(q, p.bias, k, 0.) - lo*a, f, -r*A - lo*f)
+                 one_parameter(p, p.bias, k, 0.) - lo*a, f, -r*A - lo*f)
 
 @plainly()
 def single_gradients(p, j, n, g):
     "All of a group where every element is a channel of its own (S = 1)."
-    C, D, q, L, row, A, B = p.C, p.D, wide(p), width(p), n*p.per_sample, 0., 0.
+    C, D, L, row, A, B = p.C, p.D, width(p), n*p.per_sample, 0., 0.
     hi, lo, r = statistics(p, n*p.G + g)
     for again in range(2 if p.dx else 1):
         f = -r*r*B/D
         e = -r*A/D - lo*f
         for c in range(g*D, (g + 1)*D, L):
             m, i = (g + 1)*D - c, n*C + c
-            w = parameters(q, p.weight, row + c, m, 1.)
+            w = parameters(p, p.weight, row + c, m, 1.)
             v = some(p, p.x, i, m, hi) - hi
-            z = some(p, p.dy, i, m, 0.)*slope(p, v*(w*r) + (parameters(q, p.bias, row + c, m, 0.) - w*(r*lo)))
+            z = some(p, p.dy, i, m, 0.)*slope(p, v*(w*r) + (parameters(p, p.bias, row + c, m, 0.) - w*(r*lo)))
             if again: put_some(p, p.dx, i, z*(w*r) + (v*f + e), m)
             else:
                 xhat = v*r - lo*r
@@ -877,30 +886,31 @@ def backward_runs(p):
     "Backward for runs. Phases: 0 groups of blocks; or 1 sums of units, 2 A and B of groups of blocks, 3 dx of units."
     C, G, D, units, phase, totals = p.C, p.G, p.D, p.units, p.phase, p.totals
     while True:
-        t = claim(p)
-        if t >= p.tasks: return
-        if phase == 0 or phase == 2:
-            j, g = t//G, t%G
-            for n in range(j*p.samples, min((j + 1)*p.samples, p.N)):
-                if p.S == 1: single_gradients(p, j, n, g)
-                else:
-                    A, B = group_gradients(p, j, n, g, phase == 2)
-                    if phase == 2: put(totals, 2*(n*G + g), A); put(totals, 2*(n*G + g) + 1, B)
-                    elif p.dx:
-                        hi, lo, r = statistics(p, n*G + g)
-                        for c in range((g + 1)*D - 1, g*D - 1, -1):
-                            for u in range(units): channel_gradient(p, n, c, u, hi, lo, r, A, B)
-        else:
-            n, c, u = t//(C*units), t//units%C, t%units
-            hi, lo, r = statistics(p, n*G + c//D)
-            if phase == 1:
-                a, b = channel_sums(p, n, c, u, hi, lo, r)
-                put(p.partial, 2*t, a); put(p.partial, 2*t + 1, b)
+        start = claim(p)*p.batch
+        if start >= p.tasks: return
+        for t in range(start, min(start + p.batch, p.tasks)):
+            if phase == 0 or phase == 2:
+                j, g = t//G, t%G
+                for n in range(j*p.samples, min((j + 1)*p.samples, p.N)):
+                    if p.S == 1: single_gradients(p, j, n, g)
+                    else:
+                        A, B = group_gradients(p, j, n, g, phase == 2)
+                        if phase == 2: put(totals, 2*(n*G + g), A); put(totals, 2*(n*G + g) + 1, B)
+                        elif p.dx:
+                            hi, lo, r = statistics(p, n*G + g)
+                            for c in range((g + 1)*D - 1, g*D - 1, -1):
+                                for u in range(units): channel_gradient(p, n, c, u, hi, lo, r, A, B)
             else:
-                k = 2*(n*G + c//D)
-                channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
+                n, c, u = t//(C*units), t//units%C, t%units
+                hi, lo, r = statistics(p, n*G + c//D)
+                if phase == 1:
+                    a, b = channel_sums(p, n, c, u, hi, lo, r)
+                    put(p.partial, 2*t, a); put(p.partial, 2*t + 1, b)
+                else:
+                    k = 2*(n*G + c//D)
+                    channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #e4e8e58b
+# %% ../nbs/07_cpu.ipynb #bb0b8a8f
 @plainly()
 def gradients_step(p, at, i, count, h, two):
     "Add one column of lanes, of one row or of two, to the tables of sums."
@@ -928,7 +938,7 @@ def fold_gradients(p, j, n, at, c0, count, h):
             s = some(q, table(q, h, 3), c - c0, m, 0.)
             t = (some(q, table(q, h, 4), c - c0, m, 0.) - s*lo)*r
             add_to(p, p.dbias, j*C + c, s, min(L, m)); add_to(p, p.dweight, j*C + c, t, min(L, m))
-            w = parameters(q, p.weight, row + c, m, 1.)
+            w = parameters(p, p.weight, row + c, m, 1.)
             A += total(w*s); B += total(w*t)
         put(p.partial, k, get(p.partial, k) + A); put(p.partial, k + 1, get(p.partial, k + 1) + B)
 
@@ -952,7 +962,7 @@ def unit_gradients(p, j, n, u):
                 row += 2 if two else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #262bb660
+# %% ../nbs/07_cpu.ipynb #8a4ae68a
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -997,19 +1007,20 @@ def backward_rows(p):
     "Backward for rows. Phases: 0 blocks of samples; or 1 sums of blocks of units, 2 A and B of samples, 3 dx of units."
     units, phase, samples, blocks = p.units, p.phase, p.samples, p.blocks
     while True:
-        t = claim(p)
-        if t >= p.tasks: return
-        if phase < 2:
-            for n in range(t//blocks*samples, min((t//blocks + 1)*samples, p.N)):
-                for u in range(t%blocks*units//blocks, (t%blocks + 1)*units//blocks): unit_gradients(p, t, n, u)
-                if phase == 0:
-                    sample_totals(p, n)
-                    if p.dx:
-                        for u in range(units - 1, -1, -1): gradient_rows(p, n, u)
-        elif phase == 2: sample_totals(p, t)
-        else: gradient_rows(p, t//units, t%units)
+        start = claim(p)*p.batch
+        if start >= p.tasks: return
+        for t in range(start, min(start + p.batch, p.tasks)):
+            if phase < 2:
+                for n in range(t//blocks*samples, min((t//blocks + 1)*samples, p.N)):
+                    for u in range(t%blocks*units//blocks, (t%blocks + 1)*units//blocks): unit_gradients(p, t, n, u)
+                    if phase == 0:
+                        sample_totals(p, n)
+                        if p.dx:
+                            for u in range(units - 1, -1, -1): gradient_rows(p, n, u)
+            elif phase == 2: sample_totals(p, t)
+            else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #dde91526
+# %% ../nbs/07_cpu.ipynb #4bba3a2a
 KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
                backward_rows=backward_rows)
 _lock = threading.Lock()
@@ -1030,7 +1041,7 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #4a450652
+# %% ../nbs/07_cpu.ipynb #09fce17c
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
@@ -1066,7 +1077,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #44d506e5
+# %% ../nbs/07_cpu.ipynb #c7c6bba9
 forked = False
 
 def _in_child():
@@ -1075,7 +1086,7 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #a3f2101c
+# %% ../nbs/07_cpu.ipynb #1a49a957
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
@@ -1085,7 +1096,7 @@ PARTS = 1 << 15                            # float64 numbers for the parts of dw
 class Plan(NamedTuple):
     "How one kind of call is carried out."
     fields:tuple     # FIELDS from N on
-    phases:tuple     # (phase, tasks) in their order
+    phases:tuple     # (phase, tasks, tasks of a batch) in their order
     partial:int      # float64 numbers of working memory
     totals:int       # likewise
     slots:int        # rows of partial sums of dweight and dbias
@@ -1093,8 +1104,12 @@ class Plan(NamedTuple):
     address:int      # of the kernel
     call:object      # the kernel as a Python function of one address
 
-def _forward_phases(rows, N, G, S, units, threads, size):
-    "Phases and numbers in partial."
+def _phases(steps, threads, elements):
+    "(phase, tasks, batch): batches of GRAIN elements, but four for each thread."
+    return tuple((phase, tasks, max(1, min(tasks*GRAIN//elements, tasks//(4*threads)))) for phase, tasks in steps)
+
+def _forward_steps(rows, N, G, units, threads, size):
+    "(phase, tasks), and how many numbers stand in partial."
     if rows:
         shared = size > NEAR or threads > max(1, N/2)
         return ((1, N*units), (2, N), (3, N*units)) if shared else ((0, N),), 2*N*units*G
@@ -1107,8 +1122,8 @@ def _blocks(rows, N, C, units, per_sample):
     if per_sample: return 1, max(1, min(units, room//N)) if rows else 1
     return -(-N//room), min(units, max(1, room//N)) if rows else 1
 
-def _backward_phases(rows, N, C, G, S, units, threads, size, slots, blocks):
-    "Phases and numbers in partial."
+def _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks):
+    "(phase, tasks), and how many numbers stand in partial."
     if rows:
         shared = blocks > 1 or 2*size > NEAR or threads > max(1, slots/2)
         return ((1, slots), (2, N), (3, N*units)) if shared else ((0, slots),), 2*N*units*G
@@ -1124,6 +1139,7 @@ def plan(
     per_sample:bool,     # weight and bias are (N, C), not (C,)
     eps:float,
     threads:int,         # at most so many
+    narrow:bool=False,   # weight and bias are stored as the input is, not as lanes
 )->Plan:
     "The plan for one kind of call; compiles the kernel if need be."
     rows, D, size = kernel.endswith("rows"), C//G, C*S*SIZE[dtype]
@@ -1132,19 +1148,20 @@ def plan(
     samples, blocks, slots, totals = 1, 1, 0, 0
     if kernel.startswith("forward"):
         units = -(-S//unit) if rows else -(-D*S//unit)
-        phases, partial = _forward_phases(rows, N, G, S, units, threads, size)
+        steps, partial = _forward_steps(rows, N, G, units, threads, size)
     else:
         units, totals = -(-S//unit), 2*N*G
         samples, blocks = _blocks(rows, N, C, units, per_sample)
         slots = -(-N//samples)*blocks
-        phases, partial = _backward_phases(rows, N, C, G, S, units, threads, size, slots, blocks)
+        steps, partial = _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks)
     long = S*SIZE[dtype] >= 1024 if not rows else C%Lanes("float64" if dtype == "float64" else "float32").count == 0
     fields = (N, C, G, D, S, C if per_sample else 0, unit, units, samples, blocks, int(long and N*size >= STREAM),
-              struct.unpack("q", struct.pack("d", eps))[0])
+              int(narrow), struct.unpack("q", struct.pack("d", eps))[0], *(0,)*9)
     address = compiled(kernel, dtype, activation).address
+    phases = _phases(steps, threads, max(1, N*C*S))
     return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #9e3ac9ca
+# %% ../nbs/07_cpu.ipynb #6a952422
 def room(
     count:int,  # float64 numbers
 )->tuple:       # an object that owns them, and their address
@@ -1164,10 +1181,10 @@ def execute(
     owner, partial = room(plan.partial + plan.totals)
     block = array("q", (0, 0, 0, *addresses, partial, partial + 8*plan.partial, *plan.fields))
     at, threads = block.buffer_info()[0], 1 if forked else plan.threads
-    for phase, tasks in plan.phases:
-        block[0], block[1], block[2] = 0, tasks, phase
-        if threads == 1 or tasks == 1: plan.call(at)
-        else: in_parallel(plan.address, at, min(threads, tasks))
+    for phase, tasks, batch in plan.phases:
+        block[0], block[1], block[2], block[-1] = tasks, phase, batch, 0
+        if threads == 1 or tasks <= batch: plan.call(at)
+        else: in_parallel(plan.address, at, min(threads, -(-tasks//batch)))
     del owner                                                        # not before the last phase is over
 
 def run_forward(plan, x, y, weight, bias, mean, rstd):
@@ -1182,7 +1199,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #1c3cdb19
+# %% ../nbs/07_cpu.ipynb #6a0b0c49
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1225,7 +1242,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #77fcc953
+# %% ../nbs/07_cpu.ipynb #caabf8bb
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1256,7 +1273,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #ad9e15f9
+# %% ../nbs/07_cpu.ipynb #52de8b80
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass

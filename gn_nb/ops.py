@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
            'EagerGroupNorm', 'check_arguments', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #acca5798
+# %% ../nbs/10_torch.ipynb #f2b1d159
 import ctypes
 import math
 import sys
@@ -21,7 +21,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #04b65a57
+# %% ../nbs/10_torch.ipynb #d46dd672
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -50,7 +50,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #961dcb4c
+# %% ../nbs/10_torch.ipynb #d9e5a7f6
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -61,30 +61,31 @@ def layout(input):
         return torch.contiguous_format
     return last
 
-def _lanes(t, dtype):
-    "A parameter as the kernels read it, or None."
-    if t is None: return None
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
-    return t if t.dtype is wide and t.is_contiguous() else t.detach().to(wide).contiguous()
+def _stored(weight, bias, dtype):
+    "Parameters as the kernels read them, and if that is in the dtype of the input rather than of lanes."
+    given = [t for t in (weight, bias) if t is not None]
+    narrow = bool(given) and all(t.dtype is dtype for t in given)
+    kind = dtype if narrow else torch.float64 if dtype is torch.float64 else torch.float32
+    return *(t if t is None or (t.dtype is kind and t.is_contiguous()) else t.detach().to(kind).contiguous()
+             for t in (weight, bias)), narrow
 
 def _folded(s, weight, bias, scale, shift, dtype):
-    "weight and bias for the kernels: (C,), or with scale or shift (N, C); or None."
-    weight, bias = _lanes(weight, dtype), _lanes(bias, dtype)
-    if scale is None and shift is None: return weight, bias
-    scale, shift = _lanes(scale, dtype), _lanes(shift, dtype)
-    factor = torch.ones(()) if scale is None else 1 + scale
-    w, b = factor if weight is None else weight*factor, 0 if bias is None else bias*factor
-    if shift is not None: b = b + shift
-    return tuple(v.to(torch.float64 if dtype == torch.float64 else torch.float32).expand(s.N, s.C).contiguous()
-                 for v in (w, b if torch.is_tensor(b) else w.new_zeros(())))
+    "weight and bias of each sample and channel, (N, C)."
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    weight, bias, scale, shift = (None if t is None else t.detach().to(wide) for t in (weight, bias, scale, shift))
+    factor = torch.ones((), dtype=wide) if scale is None else 1 + scale
+    b = torch.zeros((), dtype=wide) if bias is None else bias*factor
+    w, b = factor if weight is None else weight*factor, b if shift is None else b + shift
+    return w.expand(s.N, s.C).contiguous(), b.expand(s.N, s.C).contiguous()
 
 def _address(t): return 0 if t is None else t.data_ptr()
 
-def _plan(direction, form, dtype, s, activation, adaptive, eps):
-    kernel = f"{direction}_{'runs' if form is torch.contiguous_format else 'rows'}"
-    return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, torch.get_num_threads())
+def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
+    kernel = direction + ("_runs" if form is torch.contiguous_format else "_rows")
+    threads = torch.get_num_threads()
+    return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #3701a57b
+# %% ../nbs/10_torch.ipynb #a0581637
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -105,7 +106,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #45a55c6e
+# %% ../nbs/10_torch.ipynb #3bafe221
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -114,9 +115,10 @@ def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, ou
     if not x.numel():
         stats[0], stats[1] = 0, eps**-0.5 if eps else math.inf
         return y
-    adaptive = scale is not None or shift is not None
-    weight, bias = _folded(s, weight, bias, scale, shift, input.dtype)
-    p, at = _plan("forward", form, input.dtype, s, activation, adaptive, eps), stats.data_ptr()
+    adaptive, narrow = scale is not None or shift is not None, False
+    if adaptive: weight, bias = _folded(s, weight, bias, scale, shift, input.dtype)
+    else: weight, bias, narrow = _stored(weight, bias, input.dtype)
+    p, at = _plan("forward", form, input.dtype, s, activation, adaptive, eps, narrow), stats.data_ptr()
     cpu.run_forward(p, x.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + 8*s.N*s.G)
     return y
 
@@ -125,9 +127,10 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
     form = layout(input)
     x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
     dx, adaptive = empty_like(x) if need_dx else None, scale is not None or shift is not None
-    w, b = _folded(s, weight, bias, scale, shift, input.dtype)
+    if adaptive: w, b, narrow = *_folded(s, weight, bias, scale, shift, input.dtype), False
+    else: w, b, narrow = _stored(weight, bias, input.dtype)
     if x.numel():
-        p = _plan("backward", form, input.dtype, s, activation, adaptive, 0.)
+        p = _plan("backward", form, input.dtype, s, activation, adaptive, 0., narrow)
         parts = torch.from_numpy(cpu.run_backward(p, *map(_address, (dy, x, mean, rstd, w, b, dx))))
     else: parts = torch.zeros(2, s.N if adaptive else 1, s.C, dtype=torch.float64)
     if not adaptive: return dx, *(parts[:, 0] if parts.shape[1] == 1 else _ordered_sum(parts)), None, None
@@ -140,7 +143,7 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
 
 def _ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                   # torch's may depend on the threads
 
-# %% ../nbs/10_torch.ipynb #0875dc8e
+# %% ../nbs/10_torch.ipynb #cadee79d
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -167,7 +170,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #9cc9be7a
+# %% ../nbs/10_torch.ipynb #9e17f40a
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), mean, rstd, weight, bias, activation, scale, shift,
@@ -210,7 +213,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #9330b73c
+# %% ../nbs/10_torch.ipynb #8fe67baa
 def gradients(dy, tensors, needs, mean, rstd, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed or not given."
     input, weight, bias, scale, shift = tensors
@@ -239,7 +242,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #81551589
+# %% ../nbs/10_torch.ipynb #4361c7a6
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -264,7 +267,7 @@ class EagerGroupNorm(torch.autograd.Function):
         return *gradients(dy, tensors, ctx.needs_input_grad[:5], stats[0], stats[1], ctx.s.G, ctx.eps, ctx.activation,
                           _backward_cpu), None, None, None
 
-# %% ../nbs/10_torch.ipynb #cba75ff5
+# %% ../nbs/10_torch.ipynb #caa3bc5e
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -277,7 +280,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #4fa2fe2b
+# %% ../nbs/10_torch.ipynb #0c5aae09
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -313,7 +316,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #cfdfef93
+# %% ../nbs/10_torch.ipynb #f96bfc4b
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -321,18 +324,19 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
             and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #5ca7f820
+# %% ../nbs/10_torch.ipynb #19e498a5
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, plan)
 
 def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if these are tensors whose memory the kernels can take as it is, else None."
-    wide = torch.float64 if input.dtype is torch.float64 else torch.float32
+    dtype = next((t.dtype for t in (weight, bias) if isinstance(t, Tensor)), None)          # of the parameters
+    if dtype not in (None, input.dtype) and (dtype is not torch.float32 or input.dtype is torch.float64): return None
     for t in (weight, bias):
-        if t is not None and not (type(t) in PLAIN_TYPES and t.is_cpu and t.dtype is wide and t.is_contiguous()):
+        if t is not None and not (type(t) in PLAIN_TYPES and t.is_cpu and t.dtype is dtype and t.is_contiguous()):
             return None
     if type(activation) not in (str, type(None)) or type(num_groups) is not int or type(eps) is not float: return None
-    return (input.shape, input.stride(), input.dtype, num_groups, weight is None or weight.shape,
+    return (input.shape, input.stride(), input.dtype, dtype, num_groups, weight is None or weight.shape,
             bias is None or bias.shape, eps, activation, torch.get_num_threads())
 
 def _remember(key, input, s, eps, activation):
@@ -340,7 +344,7 @@ def _remember(key, input, s, eps, activation):
     form = layout(input)
     if len(_known) >= KNOWN: _known.clear()
     if input.numel() and input.is_contiguous(memory_format=form):
-        _known[key] = s, _plan("forward", form, input.dtype, s, activation, False, eps)
+        _known[key] = s, _plan("forward", form, input.dtype, s, activation, False, eps, key[3] is input.dtype)
 
 def _run(plan, input, weight, bias):
     "y for a call of a known kind."
@@ -350,7 +354,7 @@ def _run(plan, input, weight, bias):
     del owner                                                                # not before the kernel is done with it
     return y
 
-# %% ../nbs/10_torch.ipynb #3bf8485a
+# %% ../nbs/10_torch.ipynb #7af6284a
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
