@@ -1,4 +1,5 @@
 "Every backend, dtype, layout and affine form on every awkward input, against the float64 reference on the same input."
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gn_nb import cpu, ops, reference
-from gn_nb.testing import CASES, Case, assert_close, finite_differences, max_error, must_raise
+from gn_nb.testing import CASES, Case, as_numpy, assert_close, finite_differences, max_error, must_raise
 
 EPS = 1e-5
 
@@ -29,8 +30,8 @@ def autograd(f, x, dy, num_groups, weight, bias):
 
 def generic(x, dy, num_groups, weight, bias):
     "The same of the operators' bodies for devices without kernels; the dispatcher sends no CPU tensor there."
-    y, mean, rstd = ops.forward_op._init_fn(x, num_groups, weight, bias, EPS)
-    return y, *ops.backward_op._init_fn(dy, x, mean, rstd, num_groups, weight)
+    y, mean, rstd = ops.forward_anywhere(x, num_groups, weight, bias, EPS)
+    return y, *ops.backward_anywhere(dy, x, mean, rstd, num_groups, weight)[:3]
 
 
 BACKENDS = {"cpu": lambda *a: arrays(cpu, *a), "ops": lambda *a: autograd(ops.group_norm, *a),
@@ -41,11 +42,16 @@ GRID = [(b, d) for b in BACKENDS for d in DTYPES if (b, d) != ("cpu", torch.bflo
 # One rounding of an exact result to its dtype: u = 2**-24, 2**-11, 2**-8, and 1 % for rounding by way of float32.
 ROUNDING = {torch.float64: 0, torch.float32: 1.01*2**-24, torch.float16: 1.01*2**-11, torch.bfloat16: 1.01*2**-8}
 
-def tolerance(backend, case, dtype, result):
+def tolerance(backend, case, dtype, result, name, rstd):
     "Largest error of a result: the arithmetic on inputs of this dtype, then one rounding to the dtype of the result."
-    if backend in ("plain", "generic") and dtype != torch.float64:
-        # float32: 2**-24 for each of up to 450 terms, which reach 23 in "outlier"; times rstd = 316 in "constant"
+    if dtype != torch.float64 and name in ("dweight", "dbias"):
+        arithmetic = 2e-5 if backend in ("cpu", "ops") else 5e-5      # up to 450 terms, which reach 23 in "outlier"
+    elif backend in ("plain", "generic") and dtype != torch.float64:
+        # float32: 2**-24 for each of up to 450 terms; times rstd = 316 in "constant"
         arithmetic = 5e-5
+    elif dtype != torch.float64:
+        # float32 lanes: a few units of 2**-24; dx is a difference of terms as large as rstd
+        arithmetic = 1e-6*(max(1, rstd) if name == "dx" else 1)
     elif dtype == torch.float64 and case.values == "offset":
         # the mean is wrong by 1e-16*1e3, seen through rstd = 95, in dx twice, in dweight 256 times
         arithmetic = 1e-9
@@ -83,14 +89,15 @@ def check(backend, case, x, dy, weight, bias, where):
     found = BACKENDS[backend](x, dy, case.num_groups, weight, bias)
     wanted = arrays(reference, *(None if t is None else t.double() for t in (x, dy)), case.num_groups,
                     *(None if t is None else t.double() for t in (weight, bias)))
+    rstd = reference.forward(x.double().numpy(), case.num_groups, eps=EPS)[2].max(initial=0)
     for name, a, b, like in zip(("y", "dx", "dweight", "dbias"), found, wanted, (x, x, weight, bias), strict=True):
         if like is None and backend in ("ops", "plain"): assert a is None; continue
         # the kernels give the parameters' gradients in float64; autograd rounds them to the parameter's dtype
         dtype = torch.float64 if name in ("dweight", "dbias") and backend in ("cpu", "generic") else like.dtype
-        try: assert_close(a, b, tolerance(backend, case, x.dtype, dtype), dtype=dtype)
+        try: assert_close(a, b, tolerance(backend, case, x.dtype, dtype, name, rstd), dtype=dtype)
         except AssertionError as e: raise AssertionError(f"{name}, {where}: {e}") from None
         if name in ("y", "dx") and backend != "plain" and a.numel():       # an empty tensor has no layout
-            keeps = backend != "cpu" and "channels_last" in where and "only dy" not in where
+            keeps = "channels_last" in where and "only dy" not in where
             layout = channels_last(x) if keeps else torch.contiguous_format
             assert a.is_contiguous(memory_format=layout), f"{name}, {where}: not {layout}"
     for name, old in before.items():
@@ -178,15 +185,19 @@ def test_statistics_are_those_of_the_reference():
         _, mean, rstd = reference.forward(x, case.num_groups)
         by_torch = ops.forward_op(torch.tensor(x), case.num_groups, None, None, EPS)
         for _, m, r in (cpu.forward(x, case.num_groups), by_torch):
-            # a mean of 1e3 and a reciprocal deviation of 316 carry the same relative error as anything else
-            assert_close(m, mean, 1e-12); assert_close(r, rstd, 1e-9)
+            # float32 lanes about a shift: relative to the deviation a few units of 2**-24, whatever the mean
+            assert_close(r, rstd, 1e-6)
+            assert np.abs((as_numpy(m)[0] - mean)*rstd).max(initial=0) <= 3e-7
 
 
 @pytest.mark.quick
 def test_kernels_are_compiled_to_keep_nan_and_infinity():
     "A compiler that may assume there are none (nnan, ninf, fast) need not, so no result shows it on every machine."
-    assert not {"nnan", "ninf", "fast", "afn"} & {*cpu.COMPILE["fastmath"]} and cpu.COMPILE["error_model"] == "numpy"
-    assert cpu._forward.targetoptions["fastmath"] == cpu._backward.targetoptions["fastmath"] == cpu.COMPILE["fastmath"]
+    for kernel in cpu.KERNELS:
+        code = cpu.compiled(kernel, "float32").inspect_llvm()
+        found = {word for line in code.splitlines() if re.search(r"= f(add|sub|mul|div|cmp)", line)
+                 for word in line.split() if word in ("nnan", "ninf", "fast", "afn", "arcp", "reassoc", "nsz")}
+        assert "contract" in code and found == set()
 
 
 def test_eps_is_the_one_given():

@@ -145,6 +145,8 @@ def test_backends_agree(xG, dtype, affine):
     y, mean, rstd = reference.forward(x, G, weight, bias)
     found, m, r = cpu.forward(x, G, weight, bias)
     u = {"float32": 1.01*2**-24, "float16": 1.01*2**-11}[dtype]               # one rounding
-    assert_close(found, y, u + TOL, dtype=dtype); assert_close(m, mean, TOL); assert_close(r, rstd, TOL)
+    lanes = 1e-6                                                              # a few units of float32's
+    assert_close(found, y, u + lanes, dtype=dtype); assert_close(m, mean, lanes); assert_close(r, rstd, lanes)
     (dx, dw, db), (ex, ew, eb) = cpu.backward(dy, x, m, r, G, weight), reference.backward(dy, x, mean, rstd, G, weight)
-    assert_close(dx, ex, u + TOL, dtype=dtype); assert_close(dw, ew, TOL); assert_close(db, eb, TOL)
+    assert_close(dx, ex, u + lanes*max(1, rstd.max(initial=0)), dtype=dtype)  # a difference of terms as large as rstd
+    assert_close(dw, ew, 2e-5); assert_close(db, eb, 2e-5)                    # sums of hundreds of terms
