@@ -41,8 +41,8 @@ POLICY = {
     "allocation": "every contestant allocates a fresh result as its library does by default, and drops it before its "
                   "next call; x.clone(), the limit, too. Only in mode reuse a buffer of the caller is written",
     "allocator": "torch, gn_nb: malloc, after one block of 31 MiB was freed, so that malloc keeps blocks up to that "
-                 "size, as in any process that has run a network; larger ones are new pages at each call. "
-                 "onnxruntime: its arena; JAX: XLA's allocator",
+                 "size, as in any process that has run a network; larger ones are new pages at each call, and for "
+                 "large results gn_nb, alone, asks Linux for large pages. onnxruntime: its arena; JAX: XLA's allocator",
     "limit": "forward, silu: x.clone(); reuse: buffer.copy_(x); backward: x + dy, which reads two arrays, writes one",
     "forward": "torch.inference_mode(); parameters in the dtype of the input; silu: the activation after it, F.silu "
                "for torch, activation='silu' for gn_nb",
@@ -382,6 +382,9 @@ def measure_errors(contestants, modes):
 
 # Memory
 
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(64 << 10)}     # for the process that measures it, see POLICY["memory"]
+
+
 def resident(field, file="status"):
     "Bytes, from /proc/self."
     return 1024*int(re.search(rf"^{field}:\s*(\d+) kB", Path(f"/proc/self/{file}").read_text(), re.M)[1])
@@ -417,7 +420,7 @@ def measure_memory(quick, modes):
     if not Path("/proc/self/clear_refs").exists(): return []
     print("peak memory ...", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--memory", "--only", ",".join(modes), *["--quick"]*quick]
-    found = subprocess.run(command, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(64 << 10)}, check=True,
+    found = subprocess.run(command, env=os.environ | MALLOC, check=True,
                            capture_output=True, text=True)
     return json.loads(found.stdout)
 

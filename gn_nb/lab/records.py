@@ -215,7 +215,9 @@ class Table:
         head:list,    # of text
         rows:list,    # of lists as long as head
     ):
-        def text(v): return "–" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v)
+        def text(v):
+            if not isinstance(v, float): return "–" if v is None else str(v)
+            return f"{v:.0f}" if 1e3 <= abs(v) < 1e6 else f"{v:.3g}"
         self.head, self.rows = [*head], [[text(v) for v in row] for row in rows]
         for row in self.rows:
             if len(row) != len(self.head): raise ValueError(f"rows must have {len(self.head)} values, got {row}")

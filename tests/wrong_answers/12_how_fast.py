@@ -1,0 +1,17 @@
+"Plausible mistakes in the exercises of chapter 12; each must be rejected."
+WRONG = {
+    "check_mean": [
+        "def mean_ratio(ours, theirs): return sum(b/a for a, b in zip(ours, theirs))/len(ours)",      # arithmetic
+        "def mean_ratio(ours, theirs): return sum(theirs)/sum(ours)",                   # long layers count more
+        "def mean_ratio(ours, theirs): return len(ours)/sum(a/b for a, b in zip(ours, theirs))",      # harmonic
+        "def mean_ratio(ours, theirs): return math.sqrt(math.prod(b/a for a, b in zip(ours, theirs)))",  # always root 2
+        "def mean_ratio(ours, theirs): return math.exp(sum(math.log(a/b) for a, b in zip(ours, theirs))/len(ours))",
+    ],
+    "check_share": [
+        "def best_share(group_bytes, cache_bytes): return 1",                          # the second read is free
+        "def best_share(group_bytes, cache_bytes): return 1 if group_bytes <= cache_bytes else 1/2",  # no write
+        "def best_share(group_bytes, cache_bytes): return 1 if group_bytes < cache_bytes else 2/3",   # that still fits
+        "def best_share(group_bytes, cache_bytes): return 1 if group_bytes <= cache_bytes else 3/2",  # upside down
+        "def best_share(group_bytes, cache_bytes): return min(1, cache_bytes/group_bytes)",     # a share of the group
+    ],
+}
