@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
            'EagerGroupNorm', 'check_arguments', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #f2b1d159
+# %% ../nbs/10_torch.ipynb #8e0b77c0
 import ctypes
 import math
 import sys
@@ -21,7 +21,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #d46dd672
+# %% ../nbs/10_torch.ipynb #128b4cad
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -50,7 +50,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #d9e5a7f6
+# %% ../nbs/10_torch.ipynb #8159cf6d
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -85,7 +85,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #a0581637
+# %% ../nbs/10_torch.ipynb #77c916f2
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -106,7 +106,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #3bafe221
+# %% ../nbs/10_torch.ipynb #41fe70e8
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -134,7 +134,7 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
         parts = torch.from_numpy(cpu.run_backward(p, *map(_address, (dy, x, mean, rstd, w, b, dx))))
     else: parts = torch.zeros(2, s.N if adaptive else 1, s.C, dtype=torch.float64)
     if not adaptive: return dx, *(parts[:, 0] if parts.shape[1] == 1 else _ordered_sum(parts)), None, None
-    dw, db = _ordered_sum(parts.reshape(2, s.N, -1, s.C).movedim(2, 1))           # of the folded parameters, (N, C)
+    dw, db = _ordered_sum(parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C).movedim(2, 1))   # of the folded ones, (N, C)
     factor = 1 if scale is None else 1 + scale.detach().double()
     w, b = (v if t is None else t.detach().double() for v, t in ((1, weight), (0, bias)))
     dscale = dw*w + db*b
@@ -143,7 +143,7 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
 
 def _ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                   # torch's may depend on the threads
 
-# %% ../nbs/10_torch.ipynb #cadee79d
+# %% ../nbs/10_torch.ipynb #f490d5ad
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -170,7 +170,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #9e17f40a
+# %% ../nbs/10_torch.ipynb #cdb50035
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), mean, rstd, weight, bias, activation, scale, shift,
@@ -213,7 +213,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #8fe67baa
+# %% ../nbs/10_torch.ipynb #e0e05700
 def gradients(dy, tensors, needs, mean, rstd, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed or not given."
     input, weight, bias, scale, shift = tensors
@@ -242,7 +242,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #4361c7a6
+# %% ../nbs/10_torch.ipynb #cc23d555
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -267,7 +267,7 @@ class EagerGroupNorm(torch.autograd.Function):
         return *gradients(dy, tensors, ctx.needs_input_grad[:5], stats[0], stats[1], ctx.s.G, ctx.eps, ctx.activation,
                           _backward_cpu), None, None, None
 
-# %% ../nbs/10_torch.ipynb #caa3bc5e
+# %% ../nbs/10_torch.ipynb #58a3ea30
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -280,7 +280,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #0c5aae09
+# %% ../nbs/10_torch.ipynb #272267a2
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -316,7 +316,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #f96bfc4b
+# %% ../nbs/10_torch.ipynb #6b011800
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -324,7 +324,7 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
             and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #19e498a5
+# %% ../nbs/10_torch.ipynb #5e760c86
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, plan)
 
@@ -354,7 +354,7 @@ def _run(plan, input, weight, bias):
     del owner                                                                # not before the kernel is done with it
     return y
 
-# %% ../nbs/10_torch.ipynb #7af6284a
+# %% ../nbs/10_torch.ipynb #55c12423
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels

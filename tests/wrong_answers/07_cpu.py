@@ -20,4 +20,16 @@ WRONG = {
         "def order_matters(parts): return bool(np.abs(parts).max() > 1)",
         "def order_matters(parts): return True",
     ],
+    "check_split": [
+        "def split(mean): return np.float32(mean), np.float32(0)",                                    # forgets the rest
+        "def split(mean): return np.float64(mean), np.float64(0)",                                    # not two float32
+        "def split(mean): hi = np.float32(mean); return hi, np.float32(np.float32(mean) - hi)",       # rounds before
+        "def split(mean): hi = np.float32(int(mean)); return hi, np.float32(mean - float(hi))",       # whole part
+    ],
+    "check_backward_bytes": [
+        "answer = (8, 20)",       # forgets dy
+        "answer = (12, 24)",      # writes dx twice
+        "answer = (12, 16)",      # reads only x again
+        "answer = (3, 5)",        # counts arrays, not bytes
+    ],
 }
