@@ -18,7 +18,7 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS',
            'backward_rows', 'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan', 'room', 'execute',
            'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #fdb54525
+# %% ../nbs/07_cpu.ipynb #a74717dc
 import ctypes
 import importlib.util
 import math
@@ -44,7 +44,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, grouped, sizes
 
-# %% ../nbs/07_cpu.ipynb #25432093
+# %% ../nbs/07_cpu.ipynb #9de355b7
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -60,7 +60,7 @@ class Lanes(types.Type):
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #f14a0cae
+# %% ../nbs/07_cpu.ipynb #d16f53ee
 FIELDS = ("tasks", "phase", "batch",                                                                # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "narrow", "eps",
@@ -88,7 +88,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #8f3745c3
+# %% ../nbs/07_cpu.ipynb #32160b84
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -115,7 +115,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #751b9ac4
+# %% ../nbs/07_cpu.ipynb #19a483cd
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -154,7 +154,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #df1a9f0f
+# %% ../nbs/07_cpu.ipynb #27f17d48
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -185,7 +185,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #c187e2b9
+# %% ../nbs/07_cpu.ipynb #8b4c8b57
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -222,7 +222,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #ca7b550f
+# %% ../nbs/07_cpu.ipynb #90a6f7c5
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -248,7 +248,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #4c7eff88
+# %% ../nbs/07_cpu.ipynb #27819bed
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -300,7 +300,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #70e44d89
+# %% ../nbs/07_cpu.ipynb #296513dc
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -314,7 +314,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #36958865
+# %% ../nbs/07_cpu.ipynb #1c30d03e
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -325,7 +325,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #b5aeeaab
+# %% ../nbs/07_cpu.ipynb #34fbc749
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -368,7 +368,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #cdfa07f5
+# %% ../nbs/07_cpu.ipynb #1743e8d5
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -391,7 +391,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #6ef3c5f4
+# %% ../nbs/07_cpu.ipynb #fe216fc8
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -422,7 +422,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #5761fce4
+# %% ../nbs/07_cpu.ipynb #98e80c99
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -449,7 +449,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #137facbc
+# %% ../nbs/07_cpu.ipynb #c173b07f
 FOLD = 64        # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -473,14 +473,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #ebb64b63
+# %% ../nbs/07_cpu.ipynb #0337bdd9
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #f68f5b73
+# %% ../nbs/07_cpu.ipynb #a3c45daf
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -513,7 +513,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #ee71d89b
+# %% ../nbs/07_cpu.ipynb #1526cf71
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -535,7 +535,7 @@ def finish(p, at, shift, s, q):
         mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
         settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #b3451f55
+# %% ../nbs/07_cpu.ipynb #de578078
 @plainly()
 def one_parameter(p, address, i, default):
     "A weight or bias as float64; it is stored as the input is if p.narrow, else as lanes are."
@@ -596,7 +596,7 @@ def apply(p, at, start, stop):
             apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(p, p.bias, c, 0.) - lo*a, p.stream)
             start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #67d16a53
+# %% ../nbs/07_cpu.ipynb #fca78258
 @intrinsic
 def claim(typingctx, p):
     "The number of the next batch of tasks; every thread gets another."
@@ -631,7 +631,7 @@ def forward_runs(p):
                     s, q = sums(p, p.x, at*M + i, at*M + stop, first(p, p.x, at*M, M))
                     put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #4f2eefee
+# %% ../nbs/07_cpu.ipynb #ddd6c8c0
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -652,7 +652,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #fb8c39ff
+# %% ../nbs/07_cpu.ipynb #eed13da4
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -701,7 +701,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #8a7e8cb0
+# %% ../nbs/07_cpu.ipynb #b01815c1
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -729,7 +729,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #fb9d4034
+# %% ../nbs/07_cpu.ipynb #f7baa9e8
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -784,7 +784,7 @@ def forward_rows(p):
             elif phase == 2: finish_rows(p, t)
             else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #59706179
+# %% ../nbs/07_cpu.ipynb #5cacf29b
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -828,7 +828,7 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #7ff0a81c
+# %% ../nbs/07_cpu.ipynb #559689dd
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -910,7 +910,7 @@ def backward_runs(p):
                     k = 2*(n*G + c//D)
                     channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #b43fa009
+# %% ../nbs/07_cpu.ipynb #4a9d357c
 @plainly()
 def dz_and_x(p, at, count, hi, a, b):
     "dz and x - hi."
@@ -968,7 +968,7 @@ def unit_gradients(p, j, n, u):
                 row += 4 if four else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #0c062e26
+# %% ../nbs/07_cpu.ipynb #7bc76dce
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -1026,7 +1026,7 @@ def backward_rows(p):
             elif phase == 2: sample_totals(p, t)
             else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #f34841f6
+# %% ../nbs/07_cpu.ipynb #1e510737
 KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
                backward_rows=backward_rows)
 _lock = threading.Lock()
@@ -1047,7 +1047,7 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #60797b65
+# %% ../nbs/07_cpu.ipynb #2d8e46ac
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
@@ -1083,7 +1083,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #49cca176
+# %% ../nbs/07_cpu.ipynb #57fb43ad
 forked = False
 
 def _in_child():
@@ -1092,7 +1092,7 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #3af61386
+# %% ../nbs/07_cpu.ipynb #6d76af0e
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
@@ -1167,7 +1167,7 @@ def plan(
     phases = _phases(steps, threads, max(1, N*C*S))
     return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #836d4561
+# %% ../nbs/07_cpu.ipynb #aabb6572
 def room(
     count:int,  # float64 numbers
 )->tuple:       # an object that owns them, and their address
@@ -1205,7 +1205,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #2137b7d3
+# %% ../nbs/07_cpu.ipynb #4562508b
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1248,7 +1248,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #29190a62
+# %% ../nbs/07_cpu.ipynb #f479c2ee
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1279,7 +1279,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #157822e3
+# %% ../nbs/07_cpu.ipynb #4356d673
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass
@@ -1311,7 +1311,7 @@ def backward(
         parts = run_backward(p, *map(_address, (dys, xs, mean, rstd, w, b, dx)))
     else: parts = np.zeros((2, s.N if adaptive else 1, s.C))
     if not adaptive: return dx, *parts.sum(1)
-    dw, db = parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C).sum(2)             # of the folded parameters, (N, C)
+    dw, db = parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C).sum(2)        # of the folded parameters, (N, C)
     factor = 1 if scale is None else 1 + np.asarray(scale, np.float64)
     dscale = dw*(1. if weight is None else weight) + db*(0. if bias is None else bias)
     return dx, (dw*factor).sum(0), (db*factor).sum(0), dscale, db
