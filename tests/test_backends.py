@@ -194,7 +194,7 @@ def test_statistics_are_those_of_the_reference():
 def test_kernels_are_compiled_to_keep_nan_and_infinity():
     "A compiler that may assume there are none (nnan, ninf, fast) need not, so no result shows it on every machine."
     for kernel in cpu.KERNELS:
-        work = types.void(cpu.Work("float32", None, kernel))  # afresh: machine code from the disk has no source any more
+        work = types.void(cpu.Work("float32", None, kernel))      # afresh: code from the disk has no source
         code = cfunc(work, error_model="numpy")(cpu.work.py_func).inspect_llvm()
         found = {word for line in code.splitlines() if re.search(r"= f(add|sub|mul|div|cmp)", line)
                  for word in line.split() if word in ("nnan", "ninf", "fast", "afn", "arcp", "reassoc", "nsz")}

@@ -219,7 +219,6 @@ def test_errors_are_measured_on_every_case(errors):
                for row in rows if row["contestant"] == "rounding")
 
 
-@pytest.mark.xfail(reason="open: float32 sums of the kernels err more than torch's on some cases; see the failure")
 def test_errors_are_at_most_those_of_torch(errors):
     "Goal: on every adversarial case, or within a hundredth of the error that rounding alone makes."
     ratios = records.error_ratios(made_up(errors=errors))
