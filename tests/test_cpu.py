@@ -1,0 +1,188 @@
+"The CPU kernels where the grid of backends does not reach: fused operations, streaming, awkward shifts, other threads."
+import ctypes
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numba import cfunc, types
+
+from gn_nb import cpu, reference
+from gn_nb.testing import assert_close, max_error, must_raise
+
+SHAPES = [((2, 8, 5, 7), 4), ((3, 12), 3), ((1, 40, 33, 35), 8), ((2, 1040, 3, 3), 2), ((2, 6, 3, 4, 5), 6)]
+ACTIVATIONS = {None: lambda z: z, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
+
+
+def contiguous(x): return np.ascontiguousarray(x)
+def channels_last(x): return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+both_layouts = pytest.mark.parametrize("layout", [contiguous, channels_last])
+
+
+def draw(shape, dtype="float32", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def exact(x, dy, G, activation, w, b, scale, shift):
+    "y and the gradients by x, w, b, scale and shift in float64, by torch's autograd."
+    leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (x, w, b, scale, shift)]
+    x, w, b, scale, shift = leaves
+    def spread(v): return v.reshape(-1, x.shape[1], *(1,)*(x.ndim - 2))
+    z = (F.group_norm(x, G)*spread(w) + spread(b))*(1 + spread(scale)) + spread(shift)
+    y = ACTIVATIONS[activation](z)
+    return y.detach().numpy(), z.detach().numpy(), *(
+        g.numpy() for g in torch.autograd.grad(y, leaves, torch.tensor(dy, dtype=torch.float64)))
+
+
+@both_layouts
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fused_operations_and_their_gradients(layout, activation, dtype):
+    for shape, G in SHAPES:
+        x, dy, (w, b), (scale, shift) = draw(shape), draw(shape, seed=1), draw((2, shape[1]), seed=2), draw(
+            (2, *shape[:2]), seed=3)
+        wanted_y, z, *wanted = exact(x, dy, G, activation, w, b, scale, shift)
+        if activation == "relu": dy[np.abs(z) < 1e-4] = 0            # where rounding decides on which side of 0 z lies
+        wanted = exact(x, dy, G, activation, w, b, scale, shift)[2:]
+        x, dy = layout(x.astype(dtype)), layout(dy.astype(dtype))
+        given = dict(activation=activation, scale=scale, shift=shift)
+        y, mean, rstd = cpu.forward(x, G, w, b, **given)
+        found = cpu.backward(dy, x, mean, rstd, G, w, b, **given)
+        # float32: units of 6e-8 of numbers up to 20; sums of up to 1155 terms for the parameters
+        tol, sums = (1e-11, 1e-10) if dtype == "float64" else (3e-6, 1e-4)
+        assert_close(y, wanted_y, tol, dtype=dtype)
+        for a, e, t in zip(found, wanted, (tol, sums, sums, sums, sums), strict=True):
+            assert_close(a, e, t, dtype=dtype if a.shape == x.shape else "float64")
+        assert y.strides == found[0].strides == x.strides
+
+
+@both_layouts
+def test_out_and_in_place(layout):
+    x = layout(draw((2, 8, 5, 7)))
+    y = cpu.forward(x, 4)[0]
+    out = np.full_like(x, np.nan)
+    assert cpu.forward(x, 4, out=out)[0] is out and np.array_equal(out, y)
+    assert cpu.forward(x, 4, out=x)[0] is x and np.array_equal(x, y)
+    for bad in (out[:1], out.astype(np.float64), np.ascontiguousarray(out).transpose(0, 1, 3, 2)):
+        must_raise(ValueError, "out must have shape", cpu.forward, x, 4, out=bad)
+
+
+@both_layouts
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_streaming_stores_give_the_same(layout, dtype, monkeypatch):
+    "Streaming is for large outputs; here from the first byte on, aligned and misaligned."
+    for shape, G in (((2, 32, 33, 35), 4), ((1, 16, 40, 40), 2)):
+        x, dy = layout(draw(shape, dtype)), layout(draw(shape, dtype, seed=1))
+        def run():
+            cpu.plan.cache_clear()
+            y, mean, rstd = cpu.forward(x, G, activation="silu")
+            return y, mean, *cpu.backward(dy, x, mean, rstd, G, activation="silu")
+        plain = run()
+        monkeypatch.setattr(cpu, "STREAM", 1)
+        streamed = run()
+        streams = cpu.FIELDS.index("stream") - cpu.FIELDS.index("N")
+        kind = "forward_runs" if layout is contiguous else "forward_rows"
+        S = math.prod(shape[2:])
+        assert cpu.plan(kind, dtype, "silu", *shape[:2], G, S, False, 1e-5, cpu.default_threads()).fields[streams] == 1
+        monkeypatch.undo()
+        cpu.plan.cache_clear()
+        assert all(map(np.array_equal, plain, streamed))
+
+
+@both_layouts
+@pytest.mark.parametrize("where", [0, 3, 17, 400])
+def test_an_outlier_among_the_first_elements_costs_no_accuracy(layout, where):
+    "The shift of the sums is then far from the mean, and they are taken once more."
+    x = draw((2, 8, 32, 32)) + 5
+    x[:, ::2].reshape(2, -1)[:, where] = 1e4
+    x[0, 0].flat[where] = 1e4
+    y, mean, rstd = cpu.forward(layout(x), 2)
+    wanted = reference.forward(x, 2)
+    assert_close(y, wanted[0], 1e-6, dtype="float32")
+    assert np.abs(rstd/wanted[2] - 1).max() < 1e-6
+
+
+@both_layouts
+@pytest.mark.parametrize("size", [1e30, 1e-30, 1e18])
+def test_where_float32_cannot_hold_a_square(layout, size):
+    x = (draw((2, 8, 6, 6)).astype(np.float64)*size).astype(np.float32)
+    assert_close(cpu.forward(layout(x), 2, eps=0.)[0], reference.forward(x, 2, eps=0.)[0], 1e-6, dtype="float32")
+
+
+@both_layouts
+def test_accuracy_does_not_depend_on_the_mean(layout):
+    noise, dy = draw((2, 32, 32, 32), "float64"), draw((2, 32, 32, 32), seed=1)
+    for mean in (0, 1, 1e2, 1e3, 1e4, 1e5):
+        x = (noise + mean).astype(np.float32)
+        y, m, r = cpu.forward(layout(x), 8)
+        wanted, wm, wr = reference.forward(x, 8)
+        assert_close(y, wanted, 3e-6, dtype="float32")
+        dweight, found = reference.backward(dy, x, wm, wr, 8)[1], cpu.backward(layout(dy), layout(x), m, r, 8)[1]
+        assert max_error(found, dweight) <= 1e-4
+
+
+@pytest.mark.parametrize("shape, G", [((1, 8, 64, 64), 1), ((64, 32, 4, 4), 8), ((2, 64, 32, 32), 32)])
+@both_layouts
+def test_pythons_own_threads_give_the_same(layout, shape, G, monkeypatch):
+    "Where torch brings no OpenMP library that can be called."
+    x, dy = layout(draw(shape)), layout(draw(shape, seed=1))
+    def run():
+        y, mean, rstd = cpu.forward(x, G, threads=3)
+        return y, mean, *cpu.backward(dy, x, mean, rstd, G, threads=3)
+    wanted, used = run(), []
+    pool = cpu._pool
+    monkeypatch.setattr(cpu, "openmp", lambda: None)
+    monkeypatch.setattr(cpu, "_pool", lambda: used.append(1) or pool())
+    for _ in range(5): assert all(map(np.array_equal, run(), wanted))
+    assert used and cpu.default_threads() >= 1
+
+
+def mapped(expression, x, dtype, activation=None):
+    "A kernel y = expression(p, x) over an array, compiled here."
+    def kernel(p):
+        for i in range(0, p.N, cpu.width(p)):
+            cpu.put_some(p, p.y, i, expression(p, cpu.some(p, p.x, i, p.N - i, 0.)), p.N - i)
+    f = cfunc(types.void(cpu.Work(dtype, activation)), error_model="numpy")(kernel)
+    y, block = np.zeros_like(x), np.zeros(cpu.COUNTERS + cpu.LINE, dtype=np.int64)
+    for name, v in dict(x=x.ctypes.data, y=y.ctypes.data, N=x.size).items(): block[cpu.FIELDS.index(name)] = v
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(f.address)(block.ctypes.data)
+    return y
+
+
+def test_exponential_is_within_its_bound_over_the_whole_range():
+    "Every 97th float32 from -87 to 88.3: 22 million of them."
+    exp = cpu.plainly()(lambda p, v: cpu.exp(p, v))
+    worst = 0.
+    for low, high in ((0., 88.3), (-87., -0.)):
+        first, last = sorted(np.array([low, high], dtype=np.float32).view(np.int32).astype(np.int64) & 0x7fffffff)
+        bits = np.arange(first, last, 97, dtype=np.int64)
+        x = (bits | (0x80000000 if low < 0 else 0)).astype(np.uint32).view(np.float32)
+        y, wanted = mapped(exp, x, "float32"), np.exp(x.astype(np.float64))
+        worst = max(worst, float((np.abs(y - wanted)/np.spacing(wanted.astype(np.float32))).max()))
+    assert 0.5 < worst < 2                                       # ulp
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_rounded_to_the_nearest_even(native, monkeypatch):
+    "By the processor's instruction, where there is one, and by integers."
+    if native and not cpu.ROUNDS_BFLOAT: pytest.skip("this processor has no instruction that rounds to bfloat16")
+    monkeypatch.setattr(cpu, "ROUNDS_BFLOAT", native)
+    x = torch.cat([torch.randn(100_003, generator=torch.Generator().manual_seed(0)),
+                   torch.tensor([math.inf, -math.inf, 3.4e38, 0., -0.])]).bfloat16()
+    times = cpu.plainly()(lambda p, v: v*1.2345)
+    found = torch.from_numpy(mapped(times, x.view(torch.int16).numpy(), "bfloat16")).view(torch.bfloat16)
+    assert torch.equal(found, (x.float()*1.2345).bfloat16())
+    nan = torch.tensor([math.nan]*5).bfloat16()
+    assert torch.from_numpy(mapped(times, nan.view(torch.int16).numpy(), "bfloat16")).view(torch.bfloat16).isnan().all()
+
+
+def test_plans_do_not_let_threads_into_the_bits():
+    "Units, blocks and samples of a block are the same for any number of threads."
+    units = slice(cpu.FIELDS.index("unit") - cpu.FIELDS.index("N"), cpu.FIELDS.index("stream") - cpu.FIELDS.index("N"))
+    for kernel in cpu.KERNELS:
+        for N, C, G, S in ((1, 64, 1, 4096), (32, 2048, 32, 49), (2, 320, 32, 4096), (8, 16, 16, 1), (1, 8, 2, 1 << 20)):
+            plans = [cpu.plan(kernel, "float32", None, N, C, G, S, False, 1e-5, threads) for threads in (1, 2, 5, 64)]
+            assert len({(p.fields[units], p.slots) for p in plans}) == 1
+            # working memory stays small beside a tensor of 1 MB, whatever the shape
+            assert all(8*(p.partial + p.totals + 2*p.slots*C) < 1 << 20 for p in plans), (kernel, N, C, G, S)
