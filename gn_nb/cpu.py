@@ -19,7 +19,7 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS',
            'default_threads', 'Plan', 'plan', 'room', 'execute', 'run_forward', 'run_backward', 'check_activation',
            'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #23954170
+# %% ../nbs/07_cpu.ipynb #928c7321
 import ctypes
 import importlib.util
 import math
@@ -45,7 +45,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, sizes
 
-# %% ../nbs/07_cpu.ipynb #5b281559
+# %% ../nbs/07_cpu.ipynb #6836a184
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -61,7 +61,7 @@ class Lanes(types.Type):
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #51dd758e
+# %% ../nbs/07_cpu.ipynb #0f2dd939
 FIELDS = ("tasks", "phase", "batch",                                                                # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "narrow", "eps",
@@ -91,7 +91,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #1d190f0e
+# %% ../nbs/07_cpu.ipynb #92a9e608
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -118,7 +118,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #650ba6e1
+# %% ../nbs/07_cpu.ipynb #cd439339
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -157,7 +157,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #94767bb1
+# %% ../nbs/07_cpu.ipynb #55586bea
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -188,7 +188,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #c77735b6
+# %% ../nbs/07_cpu.ipynb #cb9000c9
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -225,7 +225,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #1c843ee0
+# %% ../nbs/07_cpu.ipynb #b0a3fb3e
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -251,7 +251,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #578ade23
+# %% ../nbs/07_cpu.ipynb #be369c02
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -303,7 +303,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #e79a82fb
+# %% ../nbs/07_cpu.ipynb #f3f1d8c1
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -317,7 +317,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #bcff8e35
+# %% ../nbs/07_cpu.ipynb #ca1716a3
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -328,7 +328,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #7aa8a40d
+# %% ../nbs/07_cpu.ipynb #00883a90
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -371,7 +371,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #5dd01667
+# %% ../nbs/07_cpu.ipynb #dee5d646
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -394,7 +394,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #04d25b29
+# %% ../nbs/07_cpu.ipynb #b111bbdc
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -425,7 +425,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #3a52fcf5
+# %% ../nbs/07_cpu.ipynb #d7a565bb
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -452,7 +452,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #9604f3d4
+# %% ../nbs/07_cpu.ipynb #15798add
 FOLD = 64        # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -476,14 +476,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #c415133b
+# %% ../nbs/07_cpu.ipynb #43c5e87c
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #99a2e891
+# %% ../nbs/07_cpu.ipynb #597e78e9
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -518,7 +518,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #4af8cb1f
+# %% ../nbs/07_cpu.ipynb #f9cf143a
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -539,7 +539,7 @@ def finish(p, at, shift, s, q):
     mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
     return settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #90df595a
+# %% ../nbs/07_cpu.ipynb #e7e99c76
 @plainly()
 def one_parameter(p, address, i, default):
     "A weight or bias as float64; it is stored as the input is if p.narrow, else as lanes are."
@@ -600,7 +600,7 @@ def apply(p, at, start, stop, mean, r):
             apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(p, p.bias, c, 0.) - lo*a, p.stream)
             start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #43f37aea
+# %% ../nbs/07_cpu.ipynb #40b81f31
 @intrinsic
 def claim(typingctx, p, part):
     "How often this was called for a part before, by any thread."
@@ -655,7 +655,7 @@ def forward_runs(p, t):
             s, q = sums(p, p.x, at*M + i, at*M + stop, first(p, p.x, at*M, M))
             put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #3e421cd3
+# %% ../nbs/07_cpu.ipynb #af4459cb
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -676,7 +676,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #f0f61fd8
+# %% ../nbs/07_cpu.ipynb #8c45dff1
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -725,7 +725,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #6a64b2b5
+# %% ../nbs/07_cpu.ipynb #3d161c4a
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -753,7 +753,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #50bb297d
+# %% ../nbs/07_cpu.ipynb #c9efcb8f
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -804,7 +804,7 @@ def forward_rows(p, t):
     elif phase == 2: finish_rows(p, t)
     else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #5ca6c3b0
+# %% ../nbs/07_cpu.ipynb #1b5659e3
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -848,7 +848,7 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #a37e899a
+# %% ../nbs/07_cpu.ipynb #ae229fb9
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -926,7 +926,7 @@ def backward_runs(p, t):
             k = 2*(n*G + c//D)
             channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #783aa053
+# %% ../nbs/07_cpu.ipynb #1fcd2a7e
 @plainly()
 def dz_and_x(p, at, count, hi, a, b):
     "dz and x - hi."
@@ -984,7 +984,7 @@ def unit_gradients(p, j, n, u):
                 row += 4 if four else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #29d89344
+# %% ../nbs/07_cpu.ipynb #ca416169
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -1038,7 +1038,7 @@ def backward_rows(p, t):
     elif phase == 2: sample_totals(p, t)
     else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #b1ea1a52
+# %% ../nbs/07_cpu.ipynb #7b7904fb
 KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
                backward_rows=backward_rows)
 
@@ -1065,7 +1065,7 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #b7d9f59f
+# %% ../nbs/07_cpu.ipynb #3569170b
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
@@ -1102,7 +1102,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #c281a3b4
+# %% ../nbs/07_cpu.ipynb #d8c34f6e
 forked = False
 
 def _in_child():
@@ -1111,7 +1111,7 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #3b8f5575
+# %% ../nbs/07_cpu.ipynb #d3125fa0
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
@@ -1187,7 +1187,7 @@ def plan(
     phases = _phases(steps, threads, max(1, N*C*S))
     return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #d7eba289
+# %% ../nbs/07_cpu.ipynb #eb18cfcc
 def room(
     count:int,  # float64 numbers
 )->tuple:       # an object that owns them, and their address
@@ -1232,7 +1232,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #b76e673a
+# %% ../nbs/07_cpu.ipynb #350eb768
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1275,7 +1275,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #96e71b63
+# %% ../nbs/07_cpu.ipynb #27f97248
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1306,7 +1306,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #d324d481
+# %% ../nbs/07_cpu.ipynb #c1078df7
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass

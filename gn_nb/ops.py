@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
            'EagerGroupNorm', 'check_arguments', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #64f6c8fe
+# %% ../nbs/10_torch.ipynb #7d0b907c
 import ctypes
 import math
 import sys
@@ -21,7 +21,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #0aea06d6
+# %% ../nbs/10_torch.ipynb #6a488f18
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -50,7 +50,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #6d192e36
+# %% ../nbs/10_torch.ipynb #f94825a8
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -85,7 +85,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #4b40c0f3
+# %% ../nbs/10_torch.ipynb #c2925651
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -106,7 +106,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #f6d0ba37
+# %% ../nbs/10_torch.ipynb #a2ad0d55
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -144,7 +144,7 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
 
 def _ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                   # torch's may depend on the threads
 
-# %% ../nbs/10_torch.ipynb #523f54bb
+# %% ../nbs/10_torch.ipynb #76547969
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -171,7 +171,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #d3b6201f
+# %% ../nbs/10_torch.ipynb #dade6279
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), mean, rstd, weight, bias, activation, scale, shift,
@@ -214,7 +214,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #074cc9bf
+# %% ../nbs/10_torch.ipynb #bb2148a4
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -245,7 +245,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #9c32df20
+# %% ../nbs/10_torch.ipynb #011ba5f4
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -272,7 +272,7 @@ class EagerGroupNorm(torch.autograd.Function):
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
         return *found, None, None, None
 
-# %% ../nbs/10_torch.ipynb #c511eefa
+# %% ../nbs/10_torch.ipynb #7400f89b
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -285,7 +285,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #e52085f9
+# %% ../nbs/10_torch.ipynb #7ee20df9
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -321,7 +321,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #e9b4e049
+# %% ../nbs/10_torch.ipynb #db4a6d61
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -329,7 +329,7 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
             and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #a175df11
+# %% ../nbs/10_torch.ipynb #e3c5d4ef
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, plan)
 
@@ -359,7 +359,7 @@ def _run(plan, input, weight, bias):
     del owner                                                                # not before the kernel is done with it
     return y
 
-# %% ../nbs/10_torch.ipynb #fc9ead3d
+# %% ../nbs/10_torch.ipynb #37e3fb64
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -379,8 +379,8 @@ def group_norm(
         isinstance(t, Tensor) and t.requires_grad for t in (input, weight, bias, scale, shift))
     if straight and out is scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
-        if key in _known:
-            s, plan = _known[key]
+        s, plan = _known.get(key, (None, None))                       # one look: another thread may clear it
+        if plan is not None:
             if not gradient: return _run(plan, input, weight, bias)
             return EagerGroupNorm.apply(input, weight, bias, None, None, s, eps, activation)
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
