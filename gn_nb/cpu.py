@@ -6,20 +6,21 @@
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'FIELDS', 'LINE', 'COUNTERS', 'width', 'itemsize',
            'ROUNDS_BFLOAT', 'store', 'stream', 'plainly', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial',
            'libm_exp', 'libm_erf', 'LN2_HIGH', 'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD',
-           'TILE', 'ROOM', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR', 'STREAM', 'PARTS', 'THREADS',
-           'ACTIVATIONS', 'Lanes', 'Work', 'lanes', 'where_less', 'total', 'load', 'load_some', 'store_some', 'get',
-           'put', 'element', 'wide', 'rounded', 'add_to', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp',
-           'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics',
-           'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run', 'apply_single', 'apply',
-           'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill', 'row_shift', 'sums_step',
-           'row_sums', 'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_step', 'apply_rows',
-           'forward_rows', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients', 'channel_gradient',
-           'single_gradients', 'backward_runs', 'dz_and_x', 'gradients_step', 'fold_gradients', 'unit_gradients',
-           'sample_totals', 'gradient_step', 'gradient_rows', 'backward_rows', 'compiled', 'openmp', 'in_parallel',
-           'default_threads', 'Plan', 'plan', 'room', 'execute', 'run_forward', 'run_backward', 'check_activation',
-           'forward', 'backward']
+           'TILE', 'ROOM', 'CLOSE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR', 'SHORT', 'STREAM',
+           'PARTS', 'THREADS', 'ACTIVATIONS', 'Lanes', 'Work', 'lanes', 'where_less', 'total', 'load', 'load_some',
+           'store_some', 'get', 'put', 'element', 'wide', 'rounded', 'add_to', 'some', 'put_some', 'fit',
+           'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held',
+           'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment',
+           'apply_run', 'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill',
+           'row_shift', 'sums_step', 'row_sums', 'unit_sums', 'unit_totals', 'finish_rows', 'coefficients',
+           'apply_step', 'apply_rows', 'forward_rows', 'gradient_sums', 'gradient_run', 'channel_sums',
+           'group_gradients', 'channel_gradient', 'backward_runs', 'dz_and_x', 'gradients_step', 'fold_gradients',
+           'unit_gradients', 'sample_totals', 'gradient_step', 'gradient_rows', 'backward_rows', 'spread', 'chunk',
+           'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread', 'gradient_spread', 'fold_spread',
+           'chunk_sums', 'backward_short', 'compiled', 'openmp', 'in_parallel', 'default_threads', 'Plan', 'plan',
+           'room', 'execute', 'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
 
-# %% ../nbs/07_cpu.ipynb #928c7321
+# %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
 import importlib.util
 import math
@@ -45,7 +46,7 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, ove
 
 from .shapes import check_affine, check_eps, sizes
 
-# %% ../nbs/07_cpu.ipynb #6836a184
+# %% ../nbs/07_cpu.ipynb #1024a14e
 INT, LONG, HALF, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType(), ir.DoubleType()
 STORED = dict(float64=DOUBLE, float32=FLOAT, float16=ir.IntType(16), bfloat16=ir.IntType(16))   # as memory holds them
 SIZE = dict(float64=8, float32=4, float16=2, bfloat16=2)                                        # bytes
@@ -61,7 +62,7 @@ class Lanes(types.Type):
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager, fe_type): super().__init__(manager, fe_type, fe_type.llvm)
 
-# %% ../nbs/07_cpu.ipynb #0f2dd939
+# %% ../nbs/07_cpu.ipynb #d4e784a5
 FIELDS = ("tasks", "phase", "batch",                                                                # who does what
           "x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "dweight", "dbias", "partial", "totals",  # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "narrow", "eps",
@@ -91,7 +92,7 @@ def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(FIELDS.index(name))])
     return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
 
-# %% ../nbs/07_cpu.ipynb #92a9e608
+# %% ../nbs/07_cpu.ipynb #3108399d
 def _splat(builder, value, n):
     v = builder.insert_element(ir.Constant(ir.VectorType(value.type, n), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(INT, n), [0]*n))
@@ -118,7 +119,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)
 
-# %% ../nbs/07_cpu.ipynb #cd439339
+# %% ../nbs/07_cpu.ipynb #da6555f3
 def _from_work(answer):
     "An intrinsic of one argument, the work, whose answer is a constant that its type tells."
     @intrinsic
@@ -157,7 +158,7 @@ def total(typingctx, v):
         return builder.extract_element(a, INT(0))
     return types.float64(v), codegen
 
-# %% ../nbs/07_cpu.ipynb #55586bea
+# %% ../nbs/07_cpu.ipynb #1bd9fdac
 class _BFloat(ir.Type):
     "LLVM's bfloat, which llvmlite has no name for."
     def __str__(self): return "bfloat"
@@ -188,7 +189,7 @@ def _narrow(builder, dtype, v):
     rounded = builder.select(builder.fcmp_unordered("uno", v, v), number(0x7fc00000), rounded)         # NaN stays NaN
     return builder.trunc(builder.lshr(rounded, number(16)), short)
 
-# %% ../nbs/07_cpu.ipynb #cb9000c9
+# %% ../nbs/07_cpu.ipynb #72ed5c6c
 def _call(builder, name, result, args):
     f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(f, args)
@@ -225,7 +226,7 @@ def load_some(typingctx, p, address, index, count, fill):
         return builder.select(mask, _widen(builder, p.dtype, v), _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
-# %% ../nbs/07_cpu.ipynb #b0a3fb3e
+# %% ../nbs/07_cpu.ipynb #e8518098
 def _store(streams):
     @intrinsic
     def f(typingctx, p, address, index, v):
@@ -251,7 +252,7 @@ def store_some(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #be369c02
+# %% ../nbs/07_cpu.ipynb #eccfacef
 @intrinsic
 def get(typingctx, address, index):
     "A float64 from memory."
@@ -303,7 +304,7 @@ def add_to(typingctx, p, address, index, v, count):
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
-# %% ../nbs/07_cpu.ipynb #f3f1d8c1
+# %% ../nbs/07_cpu.ipynb #0115da6b
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
 
 @plainly()
@@ -317,7 +318,7 @@ def put_some(p, address, i, v, count):
     if count >= width(p): store(p, address, i, v)
     else: store_some(p, address, i, v, count)
 
-# %% ../nbs/07_cpu.ipynb #ca1716a3
+# %% ../nbs/07_cpu.ipynb #00c1af4d
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
 
 def fit(f, low, high, degree):
@@ -328,7 +329,7 @@ def fit(f, low, high, degree):
 
 POWER = {dtype: fit(np.exp2, -0.5, 0.5, degree) for dtype, degree in DEGREE.items()}
 
-# %% ../nbs/07_cpu.ipynb #00883a90
+# %% ../nbs/07_cpu.ipynb #70ee90a9
 MAGIC = 1.5*2**23 + 127
 LOG2E = 1/math.log(2)
 
@@ -371,7 +372,7 @@ def _libm(name):
 
 libm_exp, libm_erf = _libm("exp"), _libm("erf")
 
-# %% ../nbs/07_cpu.ipynb #dee5d646
+# %% ../nbs/07_cpu.ipynb #674d26ab
 LN2_HIGH = round(math.log(2)*2**15)/2**15        # 15 bits: times a number of 8 bits exact in float32
 LN2_REST = math.log(2) - LN2_HIGH
 
@@ -394,7 +395,7 @@ def _exp(p, v):
         return power_polynomial(p, ((v - n*LN2_HIGH) - n*LN2_REST)*LOG2E)*power_of_two(u)
     return f
 
-# %% ../nbs/07_cpu.ipynb #b111bbdc
+# %% ../nbs/07_cpu.ipynb #cc106622
 def _mills(w):
     "Mills' ratio over w at s = 2/w - 2, from the continued fraction for large s and from the error function."
     out = []
@@ -425,7 +426,7 @@ def _normal(p, v):
         return where_less(v, 0., tail, 1. - tail), density
     return f
 
-# %% ../nbs/07_cpu.ipynb #d7a565bb
+# %% ../nbs/07_cpu.ipynb #dfd9a106
 def sigmoid(p, z): "1/(1 + exp(-z)) for lanes."
 def activate(p, z): "The activation of the work, for lanes."
 def slope(p, z): "Its derivative."
@@ -452,7 +453,7 @@ def _slope(p, z):
     return {None: lambda p, z: lanes(p, 1.), "relu": lambda p, z: where_less(0., z, 1., z*0.), "silu": silu,
             "gelu": gelu}[p.activation]
 
-# %% ../nbs/07_cpu.ipynb #15798add
+# %% ../nbs/07_cpu.ipynb #29f6d900
 FOLD = 64        # additions to one lane before its sum goes on in float64
 
 @plainly()
@@ -476,14 +477,14 @@ def sums(p, x, start, stop, shift):
         start = end
     return s, q
 
-# %% ../nbs/07_cpu.ipynb #43c5e87c
+# %% ../nbs/07_cpu.ipynb #9b24c548
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
     count, one = min(size, width(p)), element(p, x, start)
     return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
 
-# %% ../nbs/07_cpu.ipynb #597e78e9
+# %% ../nbs/07_cpu.ipynb #80bd5fcd
 @plainly()
 def poor(s, q, M):
     "Is the mean so far from the shift that the squares cancel?"
@@ -518,7 +519,7 @@ def statistics(p, at):
     hi = rounded(p, mean)
     return hi, mean - hi, get(p.rstd, at)
 
-# %% ../nbs/07_cpu.ipynb #f9cf143a
+# %% ../nbs/07_cpu.ipynb #f3ae87e0
 @plainly()
 def group_sums(p, start, shift):
     "Sums over a group that is a run of D*S elements, one unit after the other."
@@ -539,7 +540,7 @@ def finish(p, at, shift, s, q):
     mean, m2 = exactly(p, p.x, at*M, 1, M, 0, 1)
     return settle(p, at, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #e7e99c76
+# %% ../nbs/07_cpu.ipynb #5a836a18
 @plainly()
 def one_parameter(p, address, i, default):
     "A weight or bias as float64; it is stored as the input is if p.narrow, else as lanes are."
@@ -577,30 +578,17 @@ def apply_run(p, i, stop, hi, a, b, streams):
         i += L
 
 @plainly()
-def apply_single(p, i, stop, c, hi, lo, r):
-    "The same where every element is a channel of its own (S = 1): c is the place of element i in weight and bias."
-    L, h, t = width(p), lanes(p, hi), lanes(p, lo*r)
-    while i < stop:
-        n = stop - i
-        v = ((some(p, p.x, i, n, hi) - h)*r - t)*parameters(p, p.weight, c, n, 1.) + parameters(p, p.bias, c, n, 0.)
-        put_some(p, p.y, i, activate(p, v), n)
-        i += L; c += L
-
-@plainly()
 def apply(p, at, start, stop, mean, r):
     "Write elements [start, stop) of group `at`, a run."
     S, n, g, hi = p.S, at//p.G, at%p.G, rounded(p, mean)
     lo = mean - hi
-    base, c = at*p.D*S, n*p.per_sample + g*p.D + start//S
-    if S == 1: apply_single(p, base + start, base + stop, c, hi, lo, r)
-    else:
-        end = start - start%S + S                                          # of the first channel
-        while start < stop:
-            a = one_parameter(p, p.weight, c, 1.)*r
-            apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(p, p.bias, c, 0.) - lo*a, p.stream)
-            start, end, c = end, end + S, c + 1
+    base, c, end = at*p.D*S, n*p.per_sample + g*p.D + start//S, start - start%S + S         # end of the first channel
+    while start < stop:
+        a = one_parameter(p, p.weight, c, 1.)*r
+        apply_run(p, base + start, base + min(end, stop), hi, a, one_parameter(p, p.bias, c, 0.) - lo*a, p.stream)
+        start, end, c = end, end + S, c + 1
 
-# %% ../nbs/07_cpu.ipynb #40b81f31
+# %% ../nbs/07_cpu.ipynb #f5e9f665
 @intrinsic
 def claim(typingctx, p, part):
     "How often this was called for a part before, by any thread."
@@ -655,7 +643,7 @@ def forward_runs(p, t):
             s, q = sums(p, p.x, at*M + i, at*M + stop, first(p, p.x, at*M, M))
             put(partial, 2*t, s); put(partial, 2*t + 1, q)
 
-# %% ../nbs/07_cpu.ipynb #af4459cb
+# %% ../nbs/07_cpu.ipynb #e5ece5f1
 TILE = 512                   # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
 
@@ -676,7 +664,7 @@ def fill(q, address, i, stop, value):
     "Set elements [i, stop) of a table, and perhaps some behind them, to a number."
     for j in range(i, stop, width(q)): store(q, address, j, lanes(q, value))
 
-# %% ../nbs/07_cpu.ipynb #8c45dff1
+# %% ../nbs/07_cpu.ipynb #6efa7363
 @plainly()
 def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
@@ -725,7 +713,7 @@ def unit_sums(p, n, u, around):
     for i in range(2*(n*p.units + u)*p.G, 2*(n*p.units + u + 1)*p.G): put(p.partial, i, 0.)
     for c0 in range(0, p.C, TILE): row_sums(p, n, u, c0, min(TILE, p.C - c0), around)
 
-# %% ../nbs/07_cpu.ipynb #3d161c4a
+# %% ../nbs/07_cpu.ipynb #74be4a68
 @plainly()
 def unit_totals(p, n, g):
     "The two sums of group g of sample n over all units."
@@ -753,7 +741,7 @@ def finish_rows(p, n):
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
             settle(p, n*G + g, mean, m2)
 
-# %% ../nbs/07_cpu.ipynb #c9efcb8f
+# %% ../nbs/07_cpu.ipynb #94a8c682
 @plainly()
 def coefficients(p, n, c0, count, h):
     "Fill tables of hi, a and b for a tile of channels of sample n."
@@ -804,7 +792,7 @@ def forward_rows(p, t):
     elif phase == 2: finish_rows(p, t)
     else: apply_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #1b5659e3
+# %% ../nbs/07_cpu.ipynb #000da549
 @plainly()
 def gradient_sums(p, i, stop, hi, a, b):
     "Sums of dz and of dz*(x - hi) over elements [i, stop) of one channel."
@@ -848,7 +836,7 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
         i += L
 
-# %% ../nbs/07_cpu.ipynb #ae229fb9
+# %% ../nbs/07_cpu.ipynb #081f7796
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -883,39 +871,18 @@ def channel_gradient(p, n, c, u, hi, lo, r, A, B):
                  one_parameter(p, p.bias, k, 0.) - lo*a, f, -r*A - lo*f)
 
 @plainly()
-def single_gradients(p, j, n, g):
-    "All of a group where every element is a channel of its own (S = 1)."
-    C, D, L, row, A, B = p.C, p.D, width(p), n*p.per_sample, 0., 0.
-    hi, lo, r = statistics(p, n*p.G + g)
-    for again in range(2 if p.dx else 1):
-        f = -r*r*B/D
-        e = -r*A/D - lo*f
-        for c in range(g*D, (g + 1)*D, L):
-            m, i = (g + 1)*D - c, n*C + c
-            w = parameters(p, p.weight, row + c, m, 1.)
-            v = some(p, p.x, i, m, hi) - hi
-            z = some(p, p.dy, i, m, 0.)*slope(p, v*(w*r) + (parameters(p, p.bias, row + c, m, 0.) - w*(r*lo)))
-            if again: put_some(p, p.dx, i, z*(w*r) + (v*f + e), m)
-            else:
-                xhat = v*r - lo*r
-                add_to(p, p.dbias, j*C + c, z, min(L, m)); add_to(p, p.dweight, j*C + c, z*xhat, min(L, m))
-                A += total(z*w); B += total(z*w*xhat)
-
-@plainly()
 def backward_runs(p, t):
     "A task of backward for runs. Phases: 0 groups of blocks; or 1 sums of units, 2 A and B of groups, 3 dx of units."
     C, G, D, units, phase, totals = p.C, p.G, p.D, p.units, p.phase, p.totals
     if phase == 0 or phase == 2:
         j, g = t//G, t%G
         for n in range(j*p.samples, min((j + 1)*p.samples, p.N)):
-            if p.S == 1: single_gradients(p, j, n, g)
-            else:
-                A, B = group_gradients(p, j, n, g, phase == 2)
-                if phase == 2: put(totals, 2*(n*G + g), A); put(totals, 2*(n*G + g) + 1, B)
-                elif p.dx:
-                    hi, lo, r = statistics(p, n*G + g)
-                    for c in range((g + 1)*D - 1, g*D - 1, -1):
-                        for u in range(units): channel_gradient(p, n, c, u, hi, lo, r, A, B)
+            A, B = group_gradients(p, j, n, g, phase == 2)
+            if phase == 2: put(totals, 2*(n*G + g), A); put(totals, 2*(n*G + g) + 1, B)
+            elif p.dx:
+                hi, lo, r = statistics(p, n*G + g)
+                for c in range((g + 1)*D - 1, g*D - 1, -1):
+                    for u in range(units): channel_gradient(p, n, c, u, hi, lo, r, A, B)
     else:
         n, c, u = t//(C*units), t//units%C, t%units
         hi, lo, r = statistics(p, n*G + c//D)
@@ -926,7 +893,7 @@ def backward_runs(p, t):
             k = 2*(n*G + c//D)
             channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
 
-# %% ../nbs/07_cpu.ipynb #1fcd2a7e
+# %% ../nbs/07_cpu.ipynb #5486b287
 @plainly()
 def dz_and_x(p, at, count, hi, a, b):
     "dz and x - hi."
@@ -984,7 +951,7 @@ def unit_gradients(p, j, n, u):
                 row += 4 if four else 1
             fold_gradients(p, j, n, at, c0, count, h)
 
-# %% ../nbs/07_cpu.ipynb #ca416169
+# %% ../nbs/07_cpu.ipynb #d7a388ce
 @plainly()
 def sample_totals(p, n):
     "A and B of all groups of a sample, into totals (N, G, 2)."
@@ -1038,9 +1005,138 @@ def backward_rows(p, t):
     elif phase == 2: sample_totals(p, t)
     else: gradient_rows(p, t//units, t%units)
 
-# %% ../nbs/07_cpu.ipynb #7b7904fb
-KERNELS = dict(forward_runs=forward_runs, forward_rows=forward_rows, backward_runs=backward_runs,
-               backward_rows=backward_rows)
+# %% ../nbs/07_cpu.ipynb #2daac53e
+CLOSE = 1 << 16              # bytes of x in a chunk of samples, which are read twice
+
+@plainly()
+def spread(p, c, count, h):
+    "Fill two tables with weight and bias of `count` channels from c on, each S times."
+    S, L, q = p.S, width(p), wide(p)
+    b = table(q, h, 1)
+    if S == 1:
+        for i in range(0, count, L):
+            store(q, h, i, parameters(p, p.weight, c + i, count - i, 1.))
+            store(q, b, i, parameters(p, p.bias, c + i, count - i, 0.))
+    else:
+        for k in range(count):
+            fill(q, h, k*S, (k + 1)*S, one_parameter(p, p.weight, c + k, 1.))
+            fill(q, b, k*S, (k + 1)*S, one_parameter(p, p.bias, c + k, 0.))
+        store(q, h, count*S, lanes(q, 1.)); store(q, b, count*S, lanes(q, 0.))        # numbers for lanes not used
+
+@plainly()
+def chunk(p):
+    "Samples of a chunk."
+    return max(1, min(FOLD, CLOSE//(p.D*p.S*itemsize(p))))
+
+@plainly()
+def apply_spread(p, at, count, i, hi, lo, r, h):
+    q = wide(p)
+    v = (some(p, p.x, at, count, hi) - hi)*r - lo
+    put_some(p, p.y, at, activate(p, v*load(q, h, i) + load(q, table(q, h, 1), i)), count)
+
+@plainly()
+def forward_short(p, t):
+    "A task of forward where channels are short: one group of a block of samples."
+    G, D, S, L, g, h = p.G, p.D, p.S, width(p), t%p.G, tables(p)
+    M, K, start, stop = D*S, max(1, TILE//S), t//G*p.samples, min((t//G + 1)*p.samples, p.N)
+    for n0 in range(start, stop, chunk(p)):
+        n1 = min(n0 + chunk(p), stop)
+        for n in range(n0, n1):
+            shift = first(p, p.x, (n*G + g)*M, M)
+            s, q = group_sums(p, (n*G + g)*M, shift)
+            finish(p, n*G + g, shift, s, q)
+        for d in range(0, D, K):
+            count = min(K, D - d)*S
+            full = count//L*L
+            if n0 == start or K < D: spread(p, n0*p.per_sample + g*D + d, min(K, D - d), h)
+            for n in range(n0, n1):
+                at = (n*G + g)*M + d*S
+                hi, lo, r = statistics(p, n*G + g)
+                high, low, scale = lanes(p, hi), lanes(p, lo*r), lanes(p, r)
+                for i in range(0, full, L): apply_spread(p, at + i, L, i, high, low, scale, h)
+                if full < count: apply_spread(p, at + full, count - full, full, high, low, scale, h)
+
+# %% ../nbs/07_cpu.ipynb #4b56e068
+@plainly()
+def dz_and_xhat(p, at, count, i, hi, lo, r, h):
+    "dz, xhat and the weight of lanes whose place in the tables is i."
+    q = wide(p)
+    v, w = (some(p, p.x, at, count, hi) - hi)*r - lo, load(q, h, i)
+    return some(p, p.dy, at, count, 0.)*slope(p, v*w + load(q, table(q, h, 1), i)), v, w
+
+@plainly()
+def sums_spread(p, at, count, i, hi, lo, r, h, A, B):
+    "Add lanes to the tables of sums, and weighted to A and B."
+    q, (z, v, w) = wide(p), dz_and_xhat(p, at, count, i, hi, lo, r, h)
+    s, t = table(q, h, 2), table(q, h, 3)
+    store(q, s, i, load(q, s, i) + z); store(q, t, i, load(q, t, i) + z*v)
+    return A + z*w, B + z*w*v
+
+@plainly()
+def gradient_spread(p, at, count, i, hi, lo, r, h, A, B):
+    z, v, w = dz_and_xhat(p, at, count, i, hi, lo, r, h)
+    put_some(p, p.dx, at, (z*w - (v*B + A))*r, count)
+
+@plainly()
+def fold_spread(p, j, c, count, h):
+    "Add the tables of sums to block j of dweight and dbias, for `count` channels from c on."
+    S, L, q = p.S, width(p), wide(p)
+    s, t, at = table(q, h, 2), table(q, h, 3), j*p.C + c
+    if S == 1:
+        for i in range(0, count, L):
+            add_to(p, p.dbias, at + i, load(q, s, i), min(L, count - i))
+            add_to(p, p.dweight, at + i, load(q, t, i), min(L, count - i))
+    else:
+        for k in range(count):
+            a, b = lanes(p, 0.), lanes(p, 0.)
+            for i in range(k*S, (k + 1)*S, L):
+                m = (k + 1)*S - i
+                a += some(q, s, i, m, 0.); b += some(q, t, i, m, 0.)
+            put(p.dbias, at + k, get(p.dbias, at + k) + total(a))
+            put(p.dweight, at + k, get(p.dweight, at + k) + total(b))
+
+@plainly()
+def chunk_sums(p, j, g, n0, n1, d, count, h):
+    "The sums of `count` channels of a group from its channel d on, over samples [n0, n1)."
+    G, D, S, L, q = p.G, p.D, p.S, width(p), wide(p)
+    size = count*S
+    full = size//L*L
+    fill(q, table(q, h, 2), 0, size, 0.); fill(q, table(q, h, 3), 0, size, 0.)
+    for n in range(n0, n1):
+        at, k, A, B = ((n*G + g)*D + d)*S, 2*(n*G + g), lanes(p, 0.), lanes(p, 0.)
+        hi, lo, r = statistics(p, n*G + g)
+        high, low, scale = lanes(p, hi), lanes(p, lo*r), lanes(p, r)
+        for i in range(0, full, L): A, B = sums_spread(p, at + i, L, i, high, low, scale, h, A, B)
+        if full < size: A, B = sums_spread(p, at + full, size - full, full, high, low, scale, h, A, B)
+        put(p.totals, k, (get(p.totals, k) if d else 0.) + total(A))
+        put(p.totals, k + 1, (get(p.totals, k + 1) if d else 0.) + total(B))
+    fold_spread(p, j, g*D + d, count, h)
+
+@plainly()
+def backward_short(p, t):
+    "A task of backward where channels are short: one group of a block of samples."
+    G, D, S, L, j, g, h = p.G, p.D, p.S, width(p), t//p.G, t%p.G, tables(p)
+    M, K, start, stop = D*S, max(1, TILE//S), j*p.samples, min((j + 1)*p.samples, p.N)
+    for n0 in range(start, stop, chunk(p)):
+        n1, c = min(n0 + chunk(p), stop), n0*p.per_sample + g*D
+        for d in range(0, D, K):
+            if n0 == start or K < D: spread(p, c + d, min(K, D - d), h)
+            chunk_sums(p, j, g, n0, n1, d, min(K, D - d), h)
+        for d in range(0, D if p.dx else 0, K):
+            count = min(K, D - d)*S
+            full = count//L*L
+            if K < D: spread(p, c + d, min(K, D - d), h)
+            for n in range(n0, n1):
+                at, k = (n*G + g)*M + d*S, 2*(n*G + g)
+                hi, lo, r = statistics(p, n*G + g)
+                high, low, scale = lanes(p, hi), lanes(p, lo*r), lanes(p, r)
+                A, B = lanes(p, get(p.totals, k)/M), lanes(p, get(p.totals, k + 1)/M)
+                for i in range(0, full, L): gradient_spread(p, at + i, L, i, high, low, scale, h, A, B)
+                if full < count: gradient_spread(p, at + full, count - full, full, high, low, scale, h, A, B)
+
+# %% ../nbs/07_cpu.ipynb #aa20c1fc
+KERNELS = dict(forward_runs=forward_runs, forward_short=forward_short, forward_rows=forward_rows,
+               backward_runs=backward_runs, backward_short=backward_short, backward_rows=backward_rows)
 
 @overload(task, inline="always")
 def _task(p, t):
@@ -1065,7 +1161,7 @@ def compiled(
     "The machine code of a kernel; one thread compiles, others wait."
     with _lock: return _compile(kernel, dtype, activation)
 
-# %% ../nbs/07_cpu.ipynb #3569170b
+# %% ../nbs/07_cpu.ipynb #8f987037
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
@@ -1102,7 +1198,7 @@ def default_threads():
     if openmp(): return openmp()[1]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/07_cpu.ipynb #d8c34f6e
+# %% ../nbs/07_cpu.ipynb #e4c9f673
 forked = False
 
 def _in_child():
@@ -1111,10 +1207,11 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_in_child)
 
-# %% ../nbs/07_cpu.ipynb #d3125fa0
+# %% ../nbs/07_cpu.ipynb #e343de03
 UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
+SHORT = 1 << 4                             # elements of a channel that is not worth a loop of its own
 STREAM = 1 << 24                           # bytes of an output that would push everything else out of the cache
 PARTS = 1 << 15                            # float64 numbers for the parts of dweight, and as many for dbias
 
@@ -1142,23 +1239,23 @@ def _forward_steps(rows, N, G, units, threads, size):
     shared = N*G < 4*threads and threads > 1
     return (((1, N*G*units), (2, N*G), (3, N*G*units)), 2*N*G*units) if shared else (((0, N*G),), 0)
 
-def _blocks(rows, N, C, units, per_sample):
-    "Samples of a block of dweight and dbias, and blocks of a sample."
-    room = max(1, PARTS//C)
-    if per_sample: return 1, max(1, min(units, room//N)) if rows else 1
-    return -(-N//room), min(units, max(1, room//N)) if rows else 1
+def _blocks(rows, N, C, D, S, units, per_sample):
+    "Samples of a block, which share a row of dweight and dbias, and blocks of a sample."
+    if per_sample: return 1, max(1, min(units, PARTS//(N*C))) if rows else 1
+    room, enough = max(1, PARTS//C), UNIT_ROWS//(C*S) if rows else GRAIN//(D*S)       # samples for one task
+    return max(-(-N//room), min(N, enough), 1), min(units, max(1, room//N)) if rows else 1
 
 def _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks):
     "(phase, tasks), and how many numbers stand in partial."
     if rows:
         shared = blocks > 1 or 2*size > NEAR or threads > max(1, slots/2)
         return ((1, slots), (2, N), (3, N*units)) if shared else ((0, slots),), 2*N*units*G
-    shared = slots*G < 4*threads and threads > 1 and S > 1
+    shared = slots*G < 2*threads and threads > 1
     return (((1, N*C*units), (2, slots*G), (3, N*C*units)), 2*N*C*units) if shared else (((0, slots*G),), 0)
 
 @lru_cache(4096)
 def plan(
-    kernel:str,          # a name in KERNELS
+    kernel:str,          # a name in KERNELS; whether runs are short is decided here
     dtype:str,           # of the arrays
     activation:str,      # None, "relu", "silu" or "gelu"
     N:int, C:int, G:int, S:int,
@@ -1168,18 +1265,22 @@ def plan(
     narrow:bool=False,   # weight and bias are stored as the input is, not as lanes
 )->Plan:
     "The plan for one kind of call; compiles the kernel if need be."
-    rows, D, size = kernel.endswith("rows"), C//G, C*S*SIZE[dtype]
+    (verb, layout), D, size = kernel.split("_"), C//G, C*S*SIZE[dtype]
+    rows, short = layout == "rows", layout != "rows" and (S == 1 or (S <= SHORT and D*S <= 4*UNIT_RUN))
+    if not rows: kernel = f"{verb}_short" if short else f"{verb}_runs"
     threads = max(1, min(threads, N*C*S//GRAIN))
     unit = max(4, UNIT_ROWS//C//4*4) if rows else UNIT_RUN
     samples, blocks, slots, totals = 1, 1, 0, 0
-    if kernel.startswith("forward"):
+    if verb == "forward":
         units = -(-S//unit) if rows else -(-D*S//unit)
+        if short: samples = _blocks(rows, N, C, D, S, units, per_sample)[0]
         steps, partial = _forward_steps(rows, N, G, units, threads, size)
     else:
         units, totals = -(-S//unit), 2*N*G
-        samples, blocks = _blocks(rows, N, C, units, per_sample)
+        samples, blocks = _blocks(rows, N, C, D, S, units, per_sample)
         slots = -(-N//samples)*blocks
         steps, partial = _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks)
+    if short: steps, partial = ((0, -(-N//samples)*G),), 0
     long = S*SIZE[dtype] >= 1024 if not rows else C%Lanes("float64" if dtype == "float64" else "float32").count == 0
     fields = (N, C, G, D, S, C if per_sample else 0, unit, units, samples, blocks, int(long and N*size >= STREAM),
               int(narrow), struct.unpack("q", struct.pack("d", eps))[0])
@@ -1187,7 +1288,7 @@ def plan(
     phases = _phases(steps, threads, max(1, N*C*S))
     return Plan(fields, phases, partial, totals, slots, threads, address, _CALL(address))
 
-# %% ../nbs/07_cpu.ipynb #eb18cfcc
+# %% ../nbs/07_cpu.ipynb #3ddddd9c
 def room(
     count:int,  # float64 numbers
 )->tuple:       # an object that owns them, and their address
@@ -1232,7 +1333,7 @@ def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     execute(plan, (x, 0, weight, bias, mean, rstd, dy, dx, at, at + 8*sums[0].size))
     return sums
 
-# %% ../nbs/07_cpu.ipynb #350eb768
+# %% ../nbs/07_cpu.ipynb #e629d159
 def _rows(x):
     "Is x stored channels last, and not contiguous as well?"
     return x.ndim > 2 and not x.flags.c_contiguous and np.moveaxis(x, 1, -1).flags.c_contiguous
@@ -1275,7 +1376,7 @@ def _affine(s, weight, bias, scale, shift, dtype):
 
 def _address(a): return 0 if a is None else a.ctypes.data
 
-# %% ../nbs/07_cpu.ipynb #27f97248
+# %% ../nbs/07_cpu.ipynb #5fd3e418
 def forward(
     x:np.ndarray,             # (N, C, *spatial), float16, float32 or float64
     num_groups:int,           # G, must divide C
@@ -1306,7 +1407,7 @@ def forward(
         run_forward(p, *map(_address, (xs, y, weight, bias, mean, rstd)))
     return y, mean, rstd
 
-# %% ../nbs/07_cpu.ipynb #c1078df7
+# %% ../nbs/07_cpu.ipynb #87b01436
 def backward(
     dy:np.ndarray,           # (N, C, *spatial), gradient of the loss by the output
     x:np.ndarray,            # (N, C, *spatial), the input of the forward pass

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
            'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
-           'EagerGroupNorm', 'check_arguments', 'group_norm']
+           'EagerGroupNorm', 'check_arguments', 'Known', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #7d0b907c
+# %% ../nbs/10_torch.ipynb #c6e63091
 import ctypes
 import math
 import sys
-from functools import cache
+from functools import cache, cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +22,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #6a488f18
+# %% ../nbs/10_torch.ipynb #cc3ea8d0
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -50,7 +51,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #f94825a8
+# %% ../nbs/10_torch.ipynb #546d305a
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -85,7 +86,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #c2925651
+# %% ../nbs/10_torch.ipynb #88bef3ff
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -106,7 +107,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #a2ad0d55
+# %% ../nbs/10_torch.ipynb #7b83e3b3
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -122,8 +123,9 @@ def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, ou
     cpu.run_forward(p, x.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + 8*s.N*s.G)
     return y
 
-def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shift, need_dx):
-    "dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64."
+def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx):
+    """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64;
+    `stats` are the addresses of mean and rstd."""
     form = layout(input)
     x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
     dx, adaptive = empty_like(x) if need_dx else None, scale is not None or shift is not None
@@ -131,20 +133,20 @@ def cpu_backward(dy, input, s, mean, rstd, weight, bias, activation, scale, shif
     else: w, b, narrow = _stored(weight, bias, input.dtype)
     if x.numel():
         p = _plan("backward", form, input.dtype, s, activation, adaptive, 0., narrow)
-        parts = torch.from_numpy(cpu.run_backward(p, *map(_address, (dy, x, mean, rstd, w, b, dx))))
-    else: parts = torch.zeros(2, s.N if adaptive else 1, s.C, dtype=torch.float64)
-    if not adaptive: return dx, *(parts[:, 0] if parts.shape[1] == 1 else _ordered_sum(parts)), None, None
-    parts = parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C)
-    dw, db = _ordered_sum(parts.movedim(2, 1))                                    # of the folded parameters, (N, C)
+        parts = cpu.run_backward(p, dy.data_ptr(), x.data_ptr(), *stats, *map(_address, (w, b, dx)))
+    else: parts = np.zeros((2, s.N if adaptive else 1, s.C))
+    if not adaptive: return dx, *map(torch.from_numpy, _over_blocks(parts)), None, None
+    dw, db = map(torch.from_numpy, parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C).sum(2))     # (N, C)
     factor = 1 if scale is None else 1 + scale.detach().double()
     w, b = (v if t is None else t.detach().double() for v, t in ((1, weight), (0, bias)))
-    dscale = dw*w + db*b
-    dweight, dbias = _ordered_sum(torch.stack([dw*factor, db*factor]))
-    return dx, dweight, dbias, dscale, db
+    dweight, dbias = (torch.from_numpy((d*factor).numpy().sum(0)) for d in (dw, db))
+    return dx, dweight, dbias, dw*w + db*b, db
 
-def _ordered_sum(t): return torch.from_numpy(t.numpy().sum(1))                   # torch's may depend on the threads
+def _over_blocks(parts):
+    "(2, blocks, C) -> (2, C), NumPy's sum: torch's may depend on the threads."
+    return parts[:, 0] if parts.shape[1] == 1 else np.add.reduce(parts, 1)
 
-# %% ../nbs/10_torch.ipynb #76547969
+# %% ../nbs/10_torch.ipynb #b40069e9
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -171,11 +173,11 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #dade6279
+# %% ../nbs/10_torch.ipynb #bd874ccd
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
-    found = cpu_backward(dy, input, sizes(input.shape, num_groups), mean, rstd, weight, bias, activation, scale, shift,
-                         need_dx)
+    found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
+                         activation, scale, shift, need_dx)
     dx, *others = (mean.new_empty(0) if t is None else t for t in found)
     return dx, *(t.clone() for t in others)                           # results of an operator share no memory
 
@@ -214,7 +216,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #bb2148a4
+# %% ../nbs/10_torch.ipynb #573d85c1
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -245,34 +247,38 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #011ba5f4
+# %% ../nbs/10_torch.ipynb #0d3e7f61
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 class EagerGroupNorm(torch.autograd.Function):
-    "The operator for CPU tensors in eager mode."
+    "The operator for CPU tensors in eager mode; `known` is what is known of this kind of call, or None."
     @staticmethod
-    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation):
+    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation, known):
         stats = torch.empty((2, s.N, s.G), dtype=torch.float64)
-        ctx.s, ctx.eps, ctx.activation = s, eps, activation
+        ctx.s, ctx.eps, ctx.activation, ctx.known = s, eps, activation, known
         ctx.save_for_backward(input, weight, bias, scale, shift, stats)
+        if known: return known.forward(input, weight, bias, stats.data_ptr())
         return cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats)
 
     @staticmethod
     def backward(ctx, dy):
         *tensors, stats = ctx.saved_tensors
         input, weight, bias, scale, shift = tensors
-        mean, rstd = stats
+        watched = _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)      # vmap over the backward pass
+        if ctx.known and not watched and not torch.is_grad_enabled() and ctx.known.fits(weight, bias):
+            found = ctx.known.backward(dy, input, weight, bias, stats.data_ptr(), ctx.needs_input_grad)
+            return *found, None, None, None, None, None, None
         def backward(need_dx):
             rest = weight, bias, ctx.activation, scale, shift, need_dx
-            if _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy):       # vmap over the backward pass
-                return backward_op(dy, input, mean, rstd, ctx.s.G, *rest)
-            return cpu_backward(dy, input, ctx.s, mean, rstd, *rest)
+            if watched: return backward_op(dy, input, *stats, ctx.s.G, *rest)
+            at = stats.data_ptr()
+            return cpu_backward(dy, input, ctx.s, (at, at + stats.nbytes//2), *rest)
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
-        return *found, None, None, None
+        return *found, None, None, None, None
 
-# %% ../nbs/10_torch.ipynb #7400f89b
+# %% ../nbs/10_torch.ipynb #245ab272
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -285,7 +291,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #7ee20df9
+# %% ../nbs/10_torch.ipynb #ef064df5
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -321,7 +327,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #db4a6d61
+# %% ../nbs/10_torch.ipynb #4c7667c3
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -329,9 +335,44 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
             and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #e3c5d4ef
+# %% ../nbs/10_torch.ipynb #1ac09b88
 KNOWN = 1 << 12      # kinds of calls to remember
-_known = {}          # key -> (sizes, plan)
+_known = {}          # key -> (sizes, Known)
+
+class Known:
+    "What is the same in all calls of a kind whose arguments the kernels take as they are."
+    def __init__(self, form, dtype, s, activation, eps, parameters):
+        self.kind, self.narrow = (form, dtype, s, activation, False), parameters is dtype
+        self.form, self.parameters, self.rstd = form, parameters, 8*s.N*s.G               # where rstd is behind mean
+        self.plan = _plan("forward", *self.kind, eps, self.narrow)
+
+    @cached_property
+    def back(self): return _plan("backward", *self.kind, 0., self.narrow)
+
+    def fits(self, weight, bias):
+        "Are the parameters still what they were? Nobody notices an assignment to their .data."
+        return all(t is None or (t.dtype is self.parameters and t.is_contiguous()) for t in (weight, bias))
+
+    def forward(self, input, weight, bias, at):
+        "y; the statistics go to address `at`."
+        y = empty_like(input)
+        cpu.run_forward(self.plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + self.rstd)
+        return y
+
+    def backward(self, dy, input, weight, bias, at, needs):
+        "dx, dweight, dbias, None where not needed."
+        dy = dy.contiguous(memory_format=self.form)
+        dx = empty_like(input) if needs[0] else None
+        parts = cpu.run_backward(self.back, dy.data_ptr(), input.data_ptr(), at, at + self.rstd, _address(weight),
+                                 _address(bias), _address(dx))
+        if not (needs[1] or needs[2]): return dx, None, None
+        dweight, dbias = _over_blocks(parts)
+        return dx, self._as_parameter(dweight) if needs[1] else None, self._as_parameter(dbias) if needs[2] else None
+
+    def _as_parameter(self, gradient):
+        "As a tensor of the parameters' dtype; NumPy converts faster where it can."
+        if self.parameters is torch.float32: return torch.from_numpy(gradient.astype(np.float32))
+        return torch.from_numpy(gradient).to(self.parameters)
 
 def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if these are tensors whose memory the kernels can take as it is, else None."
@@ -345,21 +386,15 @@ def _key(input, num_groups, weight, bias, eps, activation):
             bias is None or bias.shape, eps, activation, torch.get_num_threads())
 
 def _remember(key, input, s, eps, activation):
-    "Keep the plan of a checked call whose input needs no copy."
+    "What is known of a checked call from now on; None if its input needs a copy."
     form = layout(input)
+    if not input.numel() or not input.is_contiguous(memory_format=form): return None
     if len(_known) >= KNOWN: _known.clear()
-    if input.numel() and input.is_contiguous(memory_format=form):
-        _known[key] = s, _plan("forward", form, input.dtype, s, activation, False, eps, key[3] is input.dtype)
+    known = Known(form, input.dtype, s, activation, eps, key[3])
+    _known[key] = s, known
+    return known
 
-def _run(plan, input, weight, bias):
-    "y for a call of a known kind."
-    y, groups = empty_like(input), plan.fields[0]*plan.fields[2]
-    owner, at = cpu.room(2*groups)
-    cpu.run_forward(plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + 8*groups)
-    del owner                                                                # not before the kernel is done with it
-    return y
-
-# %% ../nbs/10_torch.ipynb #37e3fb64
+# %% ../nbs/10_torch.ipynb #258f6144
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -373,26 +408,28 @@ def group_norm(
     out:Tensor=None,      # where to write the result, may be input itself; without gradients only
 )->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
-    compiling, key = torch.compiler.is_compiling(), None
+    compiling, key, known = torch.compiler.is_compiling(), None, None
     straight = not compiling and _straight(input)
     gradient = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (input, weight, bias, scale, shift))
     if straight and out is scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
-        s, plan = _known.get(key, (None, None))                       # one look: another thread may clear it
-        if plan is not None:
-            if not gradient: return _run(plan, input, weight, bias)
-            return EagerGroupNorm.apply(input, weight, bias, None, None, s, eps, activation)
+        s, known = _known.get(key, (None, None))                      # one look: another thread may clear it
+        if known:
+            if gradient: return EagerGroupNorm.apply(input, weight, bias, None, None, s, eps, activation, known)
+            _owner, at = cpu.room(known.rstd//4)
+            return known.forward(input, weight, bias, at)              # _owner lives until it is done
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
     if out is not None: _check_out(out, input, (weight, bias, scale, shift))
-    if key: _remember(key, input, s, float(eps), activation)
-    return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight, gradient)
+    if key: known = _remember(key, input, s, float(eps), activation)
+    return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight, gradient, known)
 
 def _share(a, b): return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
-def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight, gradient):
+def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight, gradient, known):
     "The result, once the arguments are known to be good."
-    if straight and gradient: return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation)
+    if straight and gradient:
+        return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation, known)
     if straight:
         stats = torch.empty((2, s.N, s.G), dtype=torch.float64)
         there = (out is not None and out.stride() == input.stride() and input.is_contiguous(memory_format=layout(input))
