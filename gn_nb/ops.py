@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
            'EagerGroupNorm', 'check_arguments', 'Known', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #c6e63091
+# %% ../nbs/10_torch.ipynb #47d3e303
 import ctypes
 import math
 import sys
@@ -22,7 +22,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #cc3ea8d0
+# %% ../nbs/10_torch.ipynb #b55373dd
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -51,7 +51,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #546d305a
+# %% ../nbs/10_torch.ipynb #44bf55df
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -86,7 +86,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #88bef3ff
+# %% ../nbs/10_torch.ipynb #354d9d4e
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -107,7 +107,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #7b83e3b3
+# %% ../nbs/10_torch.ipynb #a09d24c5
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -146,7 +146,7 @@ def _over_blocks(parts):
     "(2, blocks, C) -> (2, C), NumPy's sum: torch's may depend on the threads."
     return parts[:, 0] if parts.shape[1] == 1 else np.add.reduce(parts, 1)
 
-# %% ../nbs/10_torch.ipynb #b40069e9
+# %% ../nbs/10_torch.ipynb #5b12dbb8
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -173,7 +173,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #bd874ccd
+# %% ../nbs/10_torch.ipynb #bd395744
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
@@ -216,7 +216,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #573d85c1
+# %% ../nbs/10_torch.ipynb #0baad55f
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -247,7 +247,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #0d3e7f61
+# %% ../nbs/10_torch.ipynb #68f7ce38
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -278,7 +278,7 @@ class EagerGroupNorm(torch.autograd.Function):
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
         return *found, None, None, None, None
 
-# %% ../nbs/10_torch.ipynb #245ab272
+# %% ../nbs/10_torch.ipynb #6dd8a7e3
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -291,7 +291,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #ef064df5
+# %% ../nbs/10_torch.ipynb #1321acac
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -327,7 +327,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #4c7667c3
+# %% ../nbs/10_torch.ipynb #560d5f9d
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -335,7 +335,7 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
             and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #1ac09b88
+# %% ../nbs/10_torch.ipynb #1c204445
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, Known)
 
@@ -394,7 +394,7 @@ def _remember(key, input, s, eps, activation):
     _known[key] = s, known
     return known
 
-# %% ../nbs/10_torch.ipynb #258f6144
+# %% ../nbs/10_torch.ipynb #93fb6666
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels

@@ -90,6 +90,31 @@ def test_streaming_stores_give_the_same(layout, dtype, monkeypatch):
         assert all(map(np.array_equal, plain, streamed))
 
 
+@pytest.mark.parametrize(("shape", "G"), [
+    ((130, 8, 3, 3), 2),           # a block of more samples than a chunk
+    ((3, 600, 2, 2), 1),           # more channels than the tables hold
+    ((1000, 1024, 2), 1),          # both
+    ((70, 40, 1), 8), ((600, 1040), 2)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_short_channels(shape, G, dtype):
+    x, dy, (w, b) = draw(shape, dtype), draw(shape, dtype, seed=1), draw((2, shape[1]), dtype, seed=2)
+    y, mean, rstd = cpu.forward(x, G, w, b, activation="silu")
+    p = cpu.plan("forward_runs", dtype, "silu", *shape[:2], G, math.prod(shape[2:]), False, 1e-5, 1)
+    assert p.address == cpu.compiled("forward_short", dtype, "silu").address
+    leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (x, w, b)]
+    wanted = F.silu(F.group_norm(leaves[0], G, *leaves[1:]))
+    tol, sums = (1e-11, 1e-10) if dtype == "float64" else (3e-6, 1e-4)
+    assert_close(y, wanted.detach().numpy(), tol, dtype=dtype)
+    grads = torch.autograd.grad(wanted, leaves, torch.tensor(dy, dtype=torch.float64))
+    found = cpu.backward(dy, x, mean, rstd, G, w, b, "silu")
+    for a, e, t, kind in zip(found, grads, (tol, sums, sums), (dtype, "float64", "float64"), strict=True):
+        assert_close(a, e.numpy(), t, dtype=kind)
+    for n in (0, shape[0] - 1):                                     # a sample does not notice its neighbours
+        alone = cpu.forward(x[n:n + 1], G, w, b, activation="silu")
+        assert np.array_equal(alone[0], y[n:n + 1])
+        assert np.array_equal(cpu.backward(dy[n:n + 1], x[n:n + 1], *alone[1:], G, w, b, "silu")[0], found[0][n:n + 1])
+
+
 @both_layouts
 @pytest.mark.parametrize("where", [0, 3, 17, 400])
 def test_an_outlier_among_the_first_elements_costs_no_accuracy(layout, where):

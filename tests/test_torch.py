@@ -118,6 +118,32 @@ class TestDerivatives:
         with torch.no_grad(): w.mul_(2)
         must_raise(RuntimeError, "modified by an inplace operation", y.sum().backward)
 
+    @pytest.mark.quick
+    def test_parameters_whose_data_were_exchanged(self):
+        "torch does not notice an assignment to .data; the kernels must not read the new memory as the old."
+        x, w, b = arguments((2, 4, 3), dtype=torch.float32)
+        x.requires_grad_()
+        for change in (torch.Tensor.double, lambda t: t.repeat_interleave(2)[::2]):
+            weight = torch.nn.Parameter(w.clone(), requires_grad=False)
+            y = group_norm(x, 2, weight, b)
+            wanted = torch.autograd.grad(y, x, x.detach(), retain_graph=True)
+            weight.data = change(weight.data)
+            assert_close(torch.autograd.grad(y, x, x.detach())[0].numpy(), wanted[0].numpy(), 1e-6, dtype="float32")
+
+    @pytest.mark.quick
+    @pytest.mark.parametrize("form", FORMS, ids=str)
+    def test_gradients_of_a_known_kind_of_call(self, form):
+        for shape, order in (((3, 8, 5, 7), CL), ((3, 8, 5, 7), torch.contiguous_format), ((70, 8, 300), None)):
+            given = arguments(shape, *form, dtype=torch.float32)
+            if order: given = given[0].to(memory_format=order), *given[1:]
+            dy = torch.stack([rand(*shape, seed=3)]*2, -1)[..., 0]                               # strides of no layout
+            def gradients(f, dtype, given=given, dy=dy):
+                leaves = [None if t is None else t.to(dtype).requires_grad_() for t in given]
+                y = f(leaves[0], 4, *leaves[1:], 1e-5, "silu")
+                return torch.autograd.grad(y, [t for t in leaves if t is not None], dy.to(dtype))
+            for a, e in zip(gradients(group_norm, torch.float32), gradients(composed, torch.float64), strict=True):
+                assert_close(a.numpy(), e.numpy(), 1e-5, dtype="float32")
+
 
 @pytest.mark.quick
 class TestTransforms:
