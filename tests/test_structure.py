@@ -18,8 +18,8 @@ MODULES = sorted((root/"gn_nb").rglob("*.py"))
 MAY_IMPORT = {"testing": set(), "shapes": set(), "reference": {"shapes"}, "cpu": {"shapes"}, "ops": {"cpu", "shapes"},
               "layers": {"ops", "shapes"}, "__init__": set()}
 THIRD = {"testing": {"numpy"}, "shapes": set(), "reference": {"numpy"}, "cpu": {"numpy", "numba", "llvmlite"},
-         "ops": {"torch"}, "layers": {"torch"}, "__init__": set()}
-LAB = {"numpy", "torch", "matplotlib", "sklearn"}
+         "ops": {"numpy", "torch"}, "layers": {"torch"}, "__init__": set()}
+LAB = {"numpy", "torch", "matplotlib", "sklearn", "numba", "llvmlite"}
 
 
 def imports(path):
