@@ -8,7 +8,7 @@ __all__ = ['SIMULATED', 'THREADS', 'WARPS', 'ZERO', 'ONE', 'STEPS', 'finish', 'n
            'wide_kernel', 'wide', 'warps_kernel', 'warps', 'one_read_kernel', 'one_read', 'parts_kernel', 'rest_kernel',
            'shared_out', 'seconds', 'time_steps']
 
-# %% ../../nbs/08_cuda_steps.ipynb #b425c7c1
+# %% ../../nbs/08_cuda_steps.ipynb #89ca93b0
 import math
 from functools import cache
 
@@ -18,13 +18,13 @@ from llvmlite import ir
 from numba import config, cuda, types
 from numba.extending import intrinsic
 
-# %% ../../nbs/08_cuda_steps.ipynb #74dab422
+# %% ../../nbs/08_cuda_steps.ipynb #9ca1169e
 SIMULATED = bool(config.ENABLE_CUDASIM)      # plain Python in place of the card
 THREADS = 64 if SIMULATED else 256           # of a block
 WARPS = THREADS//32
-ZERO, ONE = np.float32(0), np.float32(1)     # a plain 0. would be a float64, and with it every sum
+ZERO, ONE = np.float32(0), np.float32(1)     # a plain 0. is float64, and so is a sum with it
 
-# %% ../../nbs/08_cuda_steps.ipynb #cafac61a
+# %% ../../nbs/08_cuda_steps.ipynb #36aa75d0
 @cuda.jit(device=True)
 def finish(k, s, q, M, eps):
     "Mean and rstd of M numbers from the sums of x - k and of its square."
@@ -44,7 +44,7 @@ def normalize_group(i, x, w, b, y, G, D, S, eps):
         c = i%G*D + (j - start)//S
         y[j] = (x[j] - mean)*rstd*w[c] + b[c]
 
-# %% ../../nbs/08_cuda_steps.ipynb #d9cba880
+# %% ../../nbs/08_cuda_steps.ipynb #50a12483
 @cuda.jit
 def one_thread_kernel(x, w, b, y, rows, G, D, S, eps):
     i = cuda.grid(1)
@@ -54,7 +54,7 @@ def one_thread(x, w, b, y, N, G, D, S, eps, stream=0):
     "A thread per group."
     one_thread_kernel[(N*G + THREADS - 1)//THREADS, THREADS, stream](x, w, b, y, N*G, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #4e0bc19b
+# %% ../../nbs/08_cuda_steps.ipynb #a8652d88
 @cuda.jit
 def one_block_kernel(x, w, b, y, G, D, S, eps):
     t, i, M = cuda.threadIdx.x, cuda.blockIdx.x, D*S
@@ -82,7 +82,7 @@ def one_block(x, w, b, y, N, G, D, S, eps, stream=0):
     "A block per group, sums in shared memory."
     one_block_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #768abf3c
+# %% ../../nbs/08_cuda_steps.ipynb #0e1f6144
 if SIMULATED:
     @cuda.jit(device=True)
     def warp_sum(v):
@@ -113,7 +113,7 @@ def block_sum(v):
     for k in range(WARPS): s += parts[k]
     return s
 
-# %% ../../nbs/08_cuda_steps.ipynb #92599f11
+# %% ../../nbs/08_cuda_steps.ipynb #5894ba42
 @cuda.jit
 def shuffled_kernel(x, w, b, y, G, D, S, eps):
     t, i, M = cuda.threadIdx.x, cuda.blockIdx.x, D*S
@@ -130,7 +130,7 @@ def shuffled(x, w, b, y, N, G, D, S, eps, stream=0):
     "A block per group, sums by shuffles."
     shuffled_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #b5f08a8f
+# %% ../../nbs/08_cuda_steps.ipynb #ee1840cd
 if SIMULATED:
     def load4(x, i): return x[i:i + 4]
     def store4(y, i, v): y[i:i + 4] = v
@@ -161,7 +161,7 @@ else:
             return context.get_dummy_value()
         return types.none(y, types.int64, types.UniTuple(types.float32, 4)), codegen
 
-# %% ../../nbs/08_cuda_steps.ipynb #93a162aa
+# %% ../../nbs/08_cuda_steps.ipynb #867c13e9
 @cuda.jit(device=True)
 def affine4(v, mean, rstd, w, b):
     "Four elements of one channel, normalized."
@@ -184,13 +184,13 @@ def wide(x, w, b, y, N, G, D, S, eps, stream=0):
     "The same, 16 bytes at a time; S must be a multiple of 4."
     wide_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #9f92b213
+# %% ../../nbs/08_cuda_steps.ipynb #23f07403
 @cuda.jit
 def warps_kernel(x, w, b, y, rows, G, D, S, eps):
     t, M = cuda.threadIdx.x%32, D*S
     i = cuda.blockIdx.x*WARPS + cuda.threadIdx.x//32
     here = i < rows
-    if not here: i = rows - 1                                             # works along, and writes nothing
+    if not here: i = rows - 1         # works along, and writes nothing
     start, k, s, q = i*M, x[i*M], ZERO, ZERO
     for j in range(4*t, M, 128):
         v = load4(x, start + j)
@@ -206,7 +206,7 @@ def warps(x, w, b, y, N, G, D, S, eps, stream=0):
     "A warp per group; S must be a multiple of 4."
     warps_kernel[(N*G + WARPS - 1)//WARPS, THREADS, stream](x, w, b, y, N*G, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #ac94db5b
+# %% ../../nbs/08_cuda_steps.ipynb #103e4c87
 @cache
 def one_read_kernel(V):
     "A kernel for groups of at most 4*V*THREADS elements."
@@ -243,7 +243,7 @@ def one_read(x, w, b, y, N, G, D, S, eps, stream=0):
     V = (D*S + 4*THREADS - 1)//(4*THREADS)
     one_read_kernel(V)[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #1ce21210
+# %% ../../nbs/08_cuda_steps.ipynb #06678a45
 @cuda.jit
 def parts_kernel(x, sums, P, D, S):
     "Sums of part blockIdx.y of group blockIdx.x about the first element of the group, into sums (rows, P, 2)."
@@ -275,7 +275,7 @@ def shared_out(x, w, b, y, N, G, D, S, eps, stream=0, P=2, sums=None):
     parts_kernel[(N*G, P), THREADS, stream](x, sums, P, D, S)
     rest_kernel[(N*G, P), THREADS, stream](x, w, b, y, sums, P, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #3e7ae89e
+# %% ../../nbs/08_cuda_steps.ipynb #7895e80a
 STEPS = {"a thread per group": one_thread, "a block per group": one_block, "shuffles": shuffled, "16 bytes": wide,
          "a warp per group": warps, "one read": one_read, "shared out": shared_out}
 
