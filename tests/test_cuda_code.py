@@ -150,15 +150,15 @@ def count(names, pattern): return sum(n for name, n in names.items() if re.match
 def variants(dtype, card):
     "Of all forms chosen for the layers, those that hold the most of each kernel, width, and way to meet channels."
     out, activations = {}, cycle(("silu", "gelu", None, "relu"))
-    for aligned in (True, False):
-        for scaling, (shape, G), (direction, rows) in product(("", dtype), ALL[::3], product(("forward", "backward"),
-                                                                                             (False, True))):
-            if rows and len(shape) == 2: continue
-            parameter = dtype if dtype == "float64" or scaling else "float32"
-            for l in cuda.plan(direction, rows, dtype, parameter, scaling, "gelu", sizes(shape, G), aligned, card).launches:
-                key = l.form.kernel, l.form.width, l.form.across, l.form.scaling != "" and l.form.kernel in ("hold", "slopes")
-                held = l.form.threads*l.form.vectors, l.form.edges, l.form.streams
-                out[key] = max(out.get(key, (held, l.form)), (held, l.form), key=lambda v: v[0])
+    both = product(("forward", "backward"), (False, True))
+    for aligned, scaling, (shape, G), (direction, rows) in product((True, False), ("", dtype), ALL[::3], both):
+        if rows and len(shape) == 2: continue
+        parameter, s = dtype if dtype == "float64" or scaling else "float32", sizes(shape, G)
+        for l in cuda.plan(direction, rows, dtype, parameter, scaling, "gelu", s, aligned, card).launches:
+            f = l.form
+            key = f.kernel, f.width, f.across, f.scaling != "" and f.kernel in ("hold", "slopes")
+            held = f.threads*f.vectors, f.edges, f.streams
+            out[key] = max(out.get(key, (held, f)), (held, f), key=lambda v: v[0])
     return [f._replace(activation=next(activations) if f.activation else None) for _, f in out.values()]
 
 
