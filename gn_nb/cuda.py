@@ -17,7 +17,7 @@ __all__ = ['FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick
            'parameter_gradients', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'build', 'folders', 'cubin',
            'driver', 'ask', 'card', 'loaded', 'launch', 'play', 'forward', 'backward']
 
-# %% ../nbs/09_cuda.ipynb #8c623ee1
+# %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
 import hashlib
 import math
@@ -40,7 +40,7 @@ from llvmlite import ir
 from .cpu import DENSITY, LOG2E, MILLS, ROOT_HALF, SIZE, check_activation
 from .shapes import Sizes
 
-# %% ../nbs/09_cuda.ipynb #271f9f38
+# %% ../nbs/09_cuda.ipynb #856be132
 class _Place(threading.local): thread = block = 0
 
 _here = _Place()        # where a thread of the machine stands
@@ -99,7 +99,7 @@ def room(form):
     if not form.columns: return form.warp
     return form.width*form.threads*min(form.columns, form.warp)//form.warp
 
-# %% ../nbs/09_cuda.ipynb #5fb87cc6
+# %% ../nbs/09_cuda.ipynb #31eaa5e1
 class Form(NamedTuple):
     "What a kernel is compiled for."
     kernel:str           # a name in KERNELS
@@ -123,7 +123,7 @@ FIELDS = ("x", "y", "weight", "bias", "scale", "shift", "mean", "rstd", "dy", "d
           "N", "C", "G", "D", "S", "M", "units", "slice", "per", "eps")
 CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "columns", "size", "adaptive")
 
-# %% ../nbs/09_cuda.ipynb #3d1efc09
+# %% ../nbs/09_cuda.ipynb #a591f959
 try:
     import numba.cuda.dispatcher
     from numba.cuda import compiler, types
@@ -145,7 +145,7 @@ except ImportError:                # not there, or the one that numba used to br
     lower_getattr_generic = overload = register_model = lambda t: lambda f: f
     compiles = False
 
-# %% ../nbs/09_cuda.ipynb #8c610301
+# %% ../nbs/09_cuda.ipynb #6937ab24
 REAL, INT, LONG = dict(float32=ir.FloatType(), float64=ir.DoubleType()), ir.IntType(32), ir.IntType(64)
 
 class Work(types.Type):
@@ -190,7 +190,7 @@ def _field(context, builder, typ, value, name):
     v = builder.extract_value(value, FIELDS.index(name))
     return _vector(builder, [v]) if name == "eps" else v
 
-# %% ../nbs/09_cuda.ipynb #e8e370af
+# %% ../nbs/09_cuda.ipynb #e5d03f7b
 class Call(SimpleNamespace):
     "The FIELDS of one launch for the simulated machine."
     def __init__(self, form, values):
@@ -202,7 +202,7 @@ def example(form, **fields):
     "A call of which only some fields matter."
     return Call(form, [fields.get(name, 0) for name in FIELDS])
 
-# %% ../nbs/09_cuda.ipynb #3e98c0cd
+# %% ../nbs/09_cuda.ipynb #39f60691
 def on_card(plain):
     "Decorator: what a call of `plain` is on the card. The function below it types the call and writes its code."
     def register(define):
@@ -249,7 +249,7 @@ def _operator(op, instruction):
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul")): _operator(_op, _instruction)
 
-# %% ../nbs/09_cuda.ipynb #f6901fdf
+# %% ../nbs/09_cuda.ipynb #3ed6a122
 def number(p, n): "An integer as a number of this work."; return p.real(n)
 
 def total(p, v):
@@ -315,7 +315,7 @@ def _(context, a, b, yes, no):
         return _vector(builder, [builder.select(builder.fcmp_ordered("<", u, v), y, n) for u, v, y, n in groups])
     return tile(a, b, yes, no), code
 
-# %% ../nbs/09_cuda.ipynb #ccd008cc
+# %% ../nbs/09_cuda.ipynb #563e68eb
 def _register(name):
     def define(context):
         return types.int64(), lambda context, builder, sig, args: builder.zext(
@@ -366,7 +366,7 @@ def _(context, p, i, v):
         return context.get_dummy_value()
     return types.none(p, types.int64, v), code
 
-# %% ../nbs/09_cuda.ipynb #3103f431
+# %% ../nbs/09_cuda.ipynb #ed89d9e5
 def exp2(v): "2**v."; return np.exp2(v)
 def reciprocal(v): "1/v."; return 1/v
 def rsqrt(v): "1/sqrt(v)."; return 1/np.sqrt(v)
@@ -386,7 +386,7 @@ _function(exp2, "ex2.approx.ftz.f32", _library("exp2"))
 _function(reciprocal, "rcp.approx.ftz.f32", _one_over)
 _function(rsqrt, "rsqrt.approx.f32", lambda builder, x: _one_over(builder, _library("sqrt")(builder, x)))
 
-# %% ../nbs/09_cuda.ipynb #a03c4e0b
+# %% ../nbs/09_cuda.ipynb #8caf1025
 _TYPES = dict(float64=np.float64, float32=np.float32, float16=np.float16, bfloat16=np.uint16)
 
 def memory(p, dtype, address, i, count):
@@ -423,7 +423,7 @@ def store(p, address, i, step, count, v):
     "Write the first `count` vectors of a tile."
     for k in range(min(count, p.vectors)): put_vector(p, address, i + k*step, v[k*p.width:(k + 1)*p.width])
 
-# %% ../nbs/09_cuda.ipynb #70b34eb0
+# %% ../nbs/09_cuda.ipynb #ef73cf9e
 _WORD = dict(float64=LONG, float32=INT, float16=ir.IntType(16), bfloat16=ir.IntType(16))
 
 def _pointer(builder, dtype, address, i, t):
@@ -527,7 +527,7 @@ def _(context, p, address, i, step, count, v):
         return context.get_dummy_value()
     return types.none(p, *(types.int64,)*4, v), code
 
-# %% ../nbs/09_cuda.ipynb #252e760a
+# %% ../nbs/09_cuda.ipynb #1bda5c31
 def _real(p): return p.real if isinstance(p.real, str) else p.real.__name__
 
 def element(p, address, i): "One element of an array like x."; return single(p, p.form.dtype, address, i)
@@ -578,7 +578,7 @@ def _(context, p, f, first, step, count, x, dy, rest):
         return context.get_dummy_value()
     return types.none(p, f, *(types.int64,)*3, x, dy, rest), code
 
-# %% ../nbs/09_cuda.ipynb #47116d60
+# %% ../nbs/09_cuda.ipynb #9b6c4820
 def channels(p, place, S, most, like):
     "The channel, at most `most`, of each element of a vector, or of one, at a place of a group whose rows have S."
     if not (0 <= place < 2**31 and S < 2**31): raise OverflowError(f"place {place} and S {S} must be below 2**31")
@@ -644,7 +644,7 @@ pick_parameter = _pick("pick_parameter", lambda p: p.form.parameter)
 pick_scaling = _pick("pick_scaling", lambda p: p.form.scaling or p.form.parameter)
 pick_number = _pick("pick_number", _real)
 
-# %% ../nbs/09_cuda.ipynb #4374016f
+# %% ../nbs/09_cuda.ipynb #c1fd9f0c
 @register_jitable
 def silu(p, z): "z/(1 + exp(-z))."; return z*reciprocal(exp2(z*-LOG2E) + 1.)
 
@@ -696,7 +696,7 @@ def _(context, p, z):
     return z(p, z), lambda context, builder, sig, args: _vector(builder, [
         _library("normcdf")(builder, x) for x in _values(builder, args[1])])
 
-# %% ../nbs/09_cuda.ipynb #3bb6e272
+# %% ../nbs/09_cuda.ipynb #da69cf05
 @register_jitable
 def unchanged(p, z): "z itself."; return z
 
@@ -733,7 +733,7 @@ def _(p, dy, z):
     if slope is None: return lambda p, dy, z: dy
     return lambda p, dy, z: dy*slope(p, z)
 
-# %% ../nbs/09_cuda.ipynb #46275979
+# %% ../nbs/09_cuda.ipynb #9b1b86b2
 @register_jitable
 def lane(p): "Number of this thread in its team."; return thread() % p.team
 
@@ -758,7 +758,7 @@ def team_sum(p, v, place):
             mask *= 2
     return v
 
-# %% ../nbs/09_cuda.ipynb #59be1c60
+# %% ../nbs/09_cuda.ipynb #d3f99e31
 @register_jitable
 def vectors_of(p, address, start, stop):
     "Elements before the first vector of a run, its vectors, and how many of these a thread takes."
@@ -774,7 +774,7 @@ def edge_of(p, start, stop, before, n):
     if not p.edges or i >= stop - start - n*p.width: return -1
     return start + i + (0 if i < before else n*p.width)
 
-# %% ../nbs/09_cuda.ipynb #ae03c290
+# %% ../nbs/09_cuda.ipynb #fb961d5d
 @register_jitable
 def not_negative(v): "v, or 0 if it is less."; return where_less(v, 0., 0., v)
 
@@ -809,7 +809,7 @@ def statistics(p, at):
     "hi, lo and rstd of group `at`."
     return get(p, p.mean, at), get(p, p.mean, p.N*p.G + at), get(p, p.rstd, at)
 
-# %% ../nbs/09_cuda.ipynb #bec98c6a
+# %% ../nbs/09_cuda.ipynb #b3b752ee
 FAR = 1 << 30
 
 @register_jitable
@@ -844,7 +844,7 @@ def write_run(p, at, start, first, count, t, e, v, hi, lo, r):
     each(p, write_vector, first, p.team*p.width, count, t, t, rest)
     if e >= 0: write_vector(p, e, v, v, rest)
 
-# %% ../nbs/09_cuda.ipynb #9976b05e
+# %% ../nbs/09_cuda.ipynb #f1331ca3
 def hold(p):
     "A team holds a group: statistics and result from one read."
     u = unit(p)
@@ -857,7 +857,7 @@ def hold(p):
     hi, lo, m2 = held_moments(p, t, count, e, v, k, p.M)
     if u == at: write_run(p, at, 0, first, count, t, e, v, hi, lo, settle(p, at, hi, lo, m2))
 
-# %% ../nbs/09_cuda.ipynb #7361fb1d
+# %% ../nbs/09_cuda.ipynb #e09911ce
 @register_jitable
 def slice_of(p, rows, length):
     "Row and bounds of this team's slice, and whether there is one for it."
@@ -918,7 +918,7 @@ def apply(p):
         hi, lo, r = statistics(p, at)
         write_run(p, at, start, first, count, t, e, element(p, p.x, e) if e >= 0 else hi, hi, lo, r)
 
-# %% ../nbs/09_cuda.ipynb #dedb238e
+# %% ../nbs/09_cuda.ipynb #55748630
 @register_jitable
 def row_place(p):
     "Sample, unit, first channel of this thread, and its number in its column."
@@ -986,7 +986,7 @@ def apply_rows(p):
         hi, a, b = row_coefficients(p, n, c)
         store(p, p.y, start, step, count, activate(p, (t - repeat(p, hi))*repeat(p, a) + repeat(p, b)))
 
-# %% ../nbs/09_cuda.ipynb #aa80a1d4
+# %% ../nbs/09_cuda.ipynb #3c2de27c
 def gradient_sums(p):
     "A team sums dz and dz*(x - hi) over a slice of a channel."
     row, start, stop, real = slice_of(p, p.N*p.C, p.S)
@@ -1126,7 +1126,7 @@ KERNELS = dict(hold=hold, moments=moments, row_moments=row_moments, merge=merge,
                input_gradient=input_gradient, input_gradient_rows=input_gradient_rows,
                parameter_gradients=parameter_gradients)
 
-# %% ../nbs/09_cuda.ipynb #c032080d
+# %% ../nbs/09_cuda.ipynb #a5de5265
 class Card(NamedTuple):
     "What the planner knows of a card."
     capability:tuple     # (major, minor)
@@ -1155,7 +1155,7 @@ class Plan:
 
 def power_of_two(n): "The smallest power of two that is at least n."; return 1 << max(n - 1, 0).bit_length()
 
-# %% ../nbs/09_cuda.ipynb #b0337871
+# %% ../nbs/09_cuda.ipynb #dc0f744c
 NUMBERS = 32             # of x that a thread holds at most
 
 def _team(need, most, least, units, card, limit):
@@ -1171,14 +1171,17 @@ def _vectors(most, blocks, card):
     while most > 1 and blocks(most) < 2*card.processors: most //= 2
     return most
 
-def _columns(vectors, C, S, width, card):
+def _columns(most, s, width, card):
     "Vectors of a row that a block takes: 128 bytes, and more where there are too few rows for its threads."
-    full = power_of_two(-(-C//width))
+    full = power_of_two(-(-s.C//width))
     columns = min(8, full)
-    while 2*columns <= min(full, card.threads) and card.threads//columns*vectors > S: columns *= 2
+    while 2*columns <= min(full, card.threads):
+        lanes, blocks = card.threads//columns, s.N*-(-s.C//(2*columns*width))
+        if lanes <= s.S and (lanes*most <= s.S or blocks < 2*card.processors): break
+        columns *= 2
     return columns
 
-# %% ../nbs/09_cuda.ipynb #da751279
+# %% ../nbs/09_cuda.ipynb #c9287366
 _OWN = ("merge", "fold_sums", "slopes", "parameter_gradients")                    # see no array like x
 _WRITE = ("hold", "apply", "apply_rows", "input_gradient", "input_gradient_rows")   # write one
 _NO_PARAMETERS = ("moments", "row_moments", "merge", "fold_sums")
@@ -1232,9 +1235,9 @@ def plan(
 
     def columns(kernel):
         "A launch over rows; how many slices each sample has."
-        wide = _columns(most, C, S, width, card)
+        wide = _columns(most, s, width, card)
         blocks, lanes = N*-(-C//(wide*width)), card.threads//wide
-        vectors = _vectors(most, lambda v: blocks*-(-S//(lanes*v)), card)
+        vectors = _vectors(min(most, power_of_two(-(-S//lanes))), lambda v: blocks*-(-S//(lanes*v)), card)
         units = -(-S//(lanes*vectors))
         launch(kernel, blocks*units, card.threads, units, lanes*vectors, vectors=vectors, width=width, columns=wide)
         return units, lanes*vectors
@@ -1261,7 +1264,7 @@ def plan(
     slopes = sums + -(-2*N*C*real//256)*256
     return Plan(tuple(launches), 0, sums, slopes, slopes + 2*N*G*real)
 
-# %% ../nbs/09_cuda.ipynb #f3c70057
+# %% ../nbs/09_cuda.ipynb #3e43137c
 _lock = threading.Lock()
 
 def build(form:Form, capability:tuple):
@@ -1312,7 +1315,7 @@ def cubin(form:Form, capability:tuple):
         break
     return name, code
 
-# %% ../nbs/09_cuda.ipynb #b2693fbf
+# %% ../nbs/09_cuda.ipynb #7e680d3e
 @cache
 def driver():
     "The CUDA driver; OSError if there is none."
@@ -1365,7 +1368,7 @@ def play(plan, addresses, workspace, eps, memory=None):
     for l in plan.launches:
         simulate(KERNELS[l.form.kernel], l.blocks, Call(l.form, (*addresses, *places, *l.sizes, eps)), memory)
 
-# %% ../nbs/09_cuda.ipynb #70afc573
+# %% ../nbs/09_cuda.ipynb #c00d0c3b
 def forward(
     plan:Plan, x:int, y:int, weight:int, bias:int,
     mean:int,            # (2, N, G), written
