@@ -113,7 +113,10 @@ def check(found, x, dy, G, weight=None, bias=None, activation=None, scale=None, 
 
 both_layouts = pytest.mark.parametrize("rows", [False, True], ids=["contiguous", "channels_last"])
 dtypes = pytest.mark.parametrize("dtype", DTYPE, ids=str)
-REAL_CASES = [c for c in CASES if 0 not in c.shape]
+REAL_CASES = [*(c for c in CASES if 0 not in c.shape),
+              Case("slices", (2, 6, 13, 29), 2, "channels", "more than a team holds, and an uneven rest"),
+              Case("slices-of-one", (1, 5, 17, 19), 1, "offset", "one group, likewise"),
+              Case("slices-of-channels", (1, 2, 41, 37), 2, "normal", "a channel that is cut, of odd size")]
 
 
 @both_layouts
@@ -234,9 +237,11 @@ def test_an_outlier_costs_no_accuracy(machine, where, rows):
 @both_layouts
 @dtypes
 def test_a_constant_group_gives_exactly_the_bias(machine, dtype, rows):
-    for value in (0.1, 350.1, -1e4):
-        for shape, G in (((2, 8, 5, 7), 4), ((1, 6, 7, 11), 2), ((1, 26, 37), 2)):
+    for value in (0.1, 350.1, -1e4, 1/3):
+        # 41, 47 and 83 times their rounded reciprocals are not 1
+        for shape, G in (((2, 8, 5, 7), 4), ((1, 6, 7, 11), 2), ((1, 4, 41), 4), ((1, 4, 47), 2), ((1, 4, 83, 7), 1)):
             b = draw((shape[1],), dtype)
+            b[::2] = 0                                                # beside which not even 1e-20 would vanish
             x = torch.full(shape, value, dtype=dtype)
             y = machine.run(x, x, G, bias=b, rows=rows)[0]
             assert torch.equal(y, b.reshape(1, -1, *(1,)*(len(shape) - 2)).expand(shape))
@@ -305,8 +310,8 @@ def test_all_of_bfloat16_and_float16():
         p = cuda.example(cuda.Form("apply", kind, "float32", "", None, 0, 1, warp=1, team=1, threads=1, width=8))
         wide = cuda._wide(p, kind, every if kind == "bfloat16" else every.view(np.float16))
         assert np.array_equal(wide, torch.from_numpy(every.view(np.int16)).view(dtype).float().numpy(), equal_nan=True)
-        many = np.concatenate([draw((10_000,)).numpy(), wide[np.isfinite(wide)]*np.float32(1 + 2**-9),
-                               [np.inf, -np.inf]])
-        with np.errstate(over="ignore"): narrow = cuda._narrow(kind, many.astype(np.float32)).view(np.int16)
-        assert torch.equal(torch.from_numpy(narrow).view(dtype), torch.from_numpy(many.astype(np.float32)).to(dtype))
+        some = np.sort(wide[np.isfinite(wide)]).astype(np.float64)
+        many = np.concatenate([draw((10_000,)), (some[1:] + some[:-1])/2, [np.inf, -np.inf]]).astype(np.float32)
+        with np.errstate(over="ignore"): narrow = cuda._narrow(kind, many).view(np.int16)      # half of them are ties
+        assert torch.equal(torch.from_numpy(narrow).view(dtype), torch.from_numpy(many).to(dtype))
     assert ctypes.sizeof(ctypes.c_void_p) == 8                                   # addresses are integers of 64 bits
