@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'pick_number', 'ACTIVATE', 'FAR',
            'KERNELS', 'NUMBERS', 'Machine', 'simulate', 'thread', 'block', 'barrier', 'exchange', 'shared', 'share',
-           'room', 'Form', 'Work', 'Tile', 'Index', 'Call', 'example', 'on_card', 'number', 'total', 'fold', 'repeat',
-           'keep', 'where_less', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'store',
-           'element', 'get', 'put', 'single', 'each', 'channels', 'row_channels', 'row_groups', 'one_channel', 'silu',
-           'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
-           'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'team_sum',
-           'vectors_of', 'edge_of', 'not_negative', 'held_moments', 'settle', 'statistics', 'locate', 'parameters',
-           'write_vector', 'write_run', 'hold', 'slice_of', 'moments', 'part_of', 'merge', 'apply', 'row_place',
-           'rows_of', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'gradient_sums',
-           'row_gradient_sums', 'fold_sums', 'slopes', 'gradient_vector', 'input_gradient', 'input_gradient_rows',
-           'parameter_gradients', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'build', 'folders', 'cubin',
-           'driver', 'ask', 'card', 'loaded', 'launch', 'play', 'forward', 'backward']
+           'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work', 'Tile', 'Index', 'Call',
+           'example', 'on_card', 'number', 'total', 'fold', 'repeat', 'keep', 'where_less', 'exp2', 'reciprocal',
+           'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'store', 'element', 'get', 'put', 'single', 'each',
+           'channels', 'row_channels', 'row_groups', 'one_channel', 'silu', 'silu_slope', 'relu', 'relu_slope', 'mills',
+           'density', 'quick_distribution', 'exact_distribution', 'unchanged', 'gelu', 'gelu_slope', 'distribution',
+           'activate', 'gradient', 'lane', 'unit', 'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative',
+           'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_run', 'hold',
+           'slice_of', 'moments', 'part_of', 'merge', 'apply', 'row_place', 'rows_of', 'column_sum', 'row_moments',
+           'row_coefficients', 'apply_rows', 'gradient_sums', 'row_gradient_sums', 'fold_sums', 'slopes',
+           'gradient_vector', 'input_gradient', 'input_gradient_rows', 'parameter_gradients', 'Card', 'Launch', 'Plan',
+           'power_of_two', 'plan', 'build', 'folders', 'cubin', 'driver', 'ask', 'card', 'loaded', 'launch', 'play',
+           'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -49,27 +50,30 @@ class Machine:
     "What the threads of a block share: barrier, shared memory, slots for shuffles; and the memory that they may touch."
     def __init__(self, p, memory):
         self.barrier, self.slots, self.memory = threading.Barrier(p.threads), [None]*p.threads, memory
-        self.shared = np.empty(3*room(p.form), p.real)
+        self.shared = np.empty(shared_numbers(p.form), p.real)
 
 def simulate(
     kernel,       # function of p
     blocks:int,
-    p,            # with the attributes threads, form and real, and what the kernel asks of it
+    p,            # with the attributes threads, cluster, form and real, and what the kernel asks of it
     memory=None,  # (address, bytes) of all arrays: whatever else is touched raises IndexError
 ):
-    "Run a kernel as plain Python. Shared memory is NaN when a block begins."
-    machine, failures = Machine(p, memory), []
+    "Run a kernel as plain Python, the blocks of a cluster at once. Shared memory is NaN when a block begins."
+    peers, failures = [Machine(p, memory) for _ in range(p.cluster)], []
+    together = threading.Barrier(p.cluster*p.threads)
     def run(number):
-        _here.machine, _here.thread = machine, number
+        rank, _here.thread = divmod(number, p.threads)
+        _here.machine, _here.peers, _here.together = peers[rank], peers, together
         try:
             with np.errstate(all="ignore"):                      # a card warns of nothing
-                for _here.block in range(blocks):
-                    if number == 0: machine.shared[:] = np.nan
-                    barrier(); kernel(p); barrier()
+                for _here.block in range(rank, blocks, p.cluster):
+                    if _here.thread == 0: _here.machine.shared[:] = np.nan
+                    together.wait(); kernel(p); together.wait()
         except threading.BrokenBarrierError: pass
         except BaseException as e:
-            failures.append(e); machine.barrier.abort()
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(p.threads)]
+            failures.append(e)
+            for b in (together, *(m.barrier for m in peers)): b.abort()
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(p.cluster*p.threads)]
     for t in threads: t.start()
     for t in threads: t.join()
     if failures: raise failures[0]
@@ -94,10 +98,16 @@ def shared(p, i, like):
 
 def share(p, i, v): "Put numbers into shared memory."; _here.machine.shared[i:i + np.size(v)] = v
 
+def share_with(p, rank, i, v): "Put a number into the shared memory of another block."; _here.peers[rank].shared[i] = v
+
+def cluster_barrier(p): "Wait for all threads of the cluster."; _here.together.wait()
+
 def room(form):
-    "How many numbers a block puts there for one sum; there is room for three."
+    "How many numbers a block puts into shared memory for one sum."
     if not form.columns: return form.warp
     return form.width*form.threads*min(form.columns, form.warp)//form.warp
+
+def shared_numbers(form): "And for all three that a kernel may take."; return 3*(room(form) + form.cluster)
 
 # %% ../nbs/09_cuda.ipynb #31eaa5e1
 class Form(NamedTuple):
@@ -117,11 +127,13 @@ class Form(NamedTuple):
     across:int=1         # channels that a vector can touch: 1, 2, or 3 for more
     edges:int=0          # can a group begin or end inside a vector?
     columns:int=0        # channels last: vectors of a row that a block takes
+    cluster:int=1        # blocks that share a unit
 
 FIELDS = ("x", "y", "weight", "bias", "scale", "shift", "mean", "rstd", "dy", "dx", "dweight", "dbias", "dscale",
           "dshift", "partial", "sums", "slopes",                                                       # addresses
           "N", "C", "G", "D", "S", "M", "units", "slice", "per", "eps")
-CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "columns", "size", "adaptive")
+CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "columns", "cluster", "size",
+             "adaptive")
 
 # %% ../nbs/09_cuda.ipynb #a591f959
 try:
@@ -358,6 +370,25 @@ def _(context, p, i, like):
     def code(context, builder, sig, args):
         return builder.load(_shared_at(builder, p, args[1], like.count), align=min(16, SIZE[p.real]*like.count))
     return like(p, types.int64, like), code
+
+@on_card(share_with)
+def _(context, p, rank, i, v):
+    def code(context, builder, sig, args):
+        at = builder.ptrtoint(_shared_at(builder, p, args[2], 1), INT)
+        there = _asm(builder, INT, "mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", at, builder.trunc(args[1], INT))
+        value, kind = _values(builder, args[3])[0], dict(float32="f32,f", float64="f64,d")[p.real].split(",")
+        text, constraints = f"st.shared::cluster.{kind[0]} [$0], $1;", f"r,{kind[1]},~{{memory}}"
+        _asm(builder, ir.VoidType(), text, constraints, there, value, side_effect=True)
+        return context.get_dummy_value()
+    return types.none(p, types.int64, types.int64, v), code
+
+@on_card(cluster_barrier)
+def _(context, p):
+    def code(context, builder, sig, args):
+        for step in ("arrive.release", "wait.acquire"):
+            _asm(builder, ir.VoidType(), f"barrier.cluster.{step}.aligned;", "~{memory}", side_effect=True)
+        return context.get_dummy_value()
+    return types.none(p), code
 
 @on_card(share)
 def _(context, p, i, v):
@@ -756,6 +787,16 @@ def team_sum(p, v, place):
         while mask < warps:
             v = v + exchange(p, v, mask)
             mask *= 2
+    return v if p.cluster == 1 else cluster_sum(p, v, place)
+
+@register_jitable
+def cluster_sum(p, v, place):
+    "Sum over the blocks of a cluster, in the order of their ranks, of what all threads of a block have."
+    base = 3*p.warp + place*p.cluster
+    if thread() < p.cluster: share_with(p, thread(), base + block() % p.cluster, v)
+    cluster_barrier(p)
+    v = shared(p, base, v)
+    for k in range(1, p.cluster): v = v + shared(p, base + k, v)
     return v
 
 # %% ../nbs/09_cuda.ipynb #d3f99e31
@@ -798,7 +839,7 @@ def held_moments(p, t, count, e, v, k, n):
 def settle(p, at, hi, lo, m2):
     "Write the statistics of group `at`, mean (2, N, G) in two parts and rstd (N, G); returns rstd."
     r = rsqrt(m2*reciprocal(number(p, p.M)) + p.eps)
-    if lane(p) == 0:
+    if lane(p) == 0 and unit(p) % p.cluster == 0:
         put(p, p.mean, at, hi)
         put(p, p.mean, p.N*p.G + at, lo)
         put(p, p.rstd, at, r)
@@ -846,16 +887,18 @@ def write_run(p, at, start, first, count, t, e, v, hi, lo, r):
 
 # %% ../nbs/09_cuda.ipynb #f1331ca3
 def hold(p):
-    "A team holds a group: statistics and result from one read."
-    u = unit(p)
+    "A team, or one from each block of a cluster, holds a group: statistics and result from one read."
+    u, rank = unit(p)//p.cluster, unit(p) % p.cluster
     at = min(u, p.N*p.G - 1)
-    start, stop = at*p.M, (at + 1)*p.M
+    place, base = rank*p.slice, at*p.M
+    start, stop = base + place, base + min(place + p.slice, p.M)
     before, n, count = vectors_of(p, p.x, start, stop)
     e, first = edge_of(p, start, stop, before, n), start + before + lane(p)*p.width
-    k, t = element(p, p.x, start), load(p, p.x, first, p.team*p.width, count)
+    k, t = element(p, p.x, base), load(p, p.x, first, p.team*p.width, count)
     v = element(p, p.x, e) if e >= 0 else k
+    if p.cluster > 1: cluster_barrier(p)
     hi, lo, m2 = held_moments(p, t, count, e, v, k, p.M)
-    if u == at: write_run(p, at, 0, first, count, t, e, v, hi, lo, settle(p, at, hi, lo, m2))
+    if u == at: write_run(p, at, place, first, count, t, e, v, hi, lo, settle(p, at, hi, lo, m2))
 
 # %% ../nbs/09_cuda.ipynb #e09911ce
 @register_jitable
@@ -1136,6 +1179,11 @@ class Card(NamedTuple):
     threads:int=256      # threads of a block, where nothing asks for more
     most:int=512         # and the most that a kernel here has registers for
 
+    @property
+    def cluster(self):
+        "Blocks that can be a cluster."
+        return 8 if self.capability >= (9, 0) else 1
+
 class Launch(NamedTuple):
     "One kernel on one grid."
     form:Form
@@ -1165,6 +1213,12 @@ def _team(need, most, least, units, card, limit):
     while vectors > 1 and 2*team <= limit and units*team < card.processors*card.threads:
         team, vectors = 2*team, vectors//2
     return team, vectors
+
+def _cluster(need, most, groups, card):
+    "Blocks for a group of `need` vectors: enough to hold it, and more while the card has room for twice as many."
+    blocks = min(card.cluster, power_of_two(-(-need//(card.most*most))))
+    while 2*blocks <= card.cluster and 2*blocks*groups <= card.processors and need > blocks*card.most: blocks *= 2
+    return blocks
 
 def _vectors(most, blocks, card):
     "Vectors of a thread in a kernel that takes blocks(vectors) blocks."
@@ -1220,7 +1274,7 @@ def plan(
     def launch(kernel, teams, team, units=1, slice=0, per=1, **how):
         threads = max(team, card.threads) if team <= card.warp else team
         form = _form(kernel, *kind, team=team, threads=threads, **how)
-        shared = 3*room(form)*real if form.columns or team > card.warp else 0
+        shared = shared_numbers(form)*real if form.columns or team > card.warp else 0
         launches.append(Launch(form, -(-teams//(threads//team)), shared, (*s, units, slice, per)))
 
     def runs(kernel, count, length, across):
@@ -1243,9 +1297,12 @@ def plan(
         return units, lanes*vectors
 
     if not N*C*S: return Plan(())
-    team, vectors = _team(-(-M//width), most, least, N*G, card, card.most)
+    cluster = _cluster(-(-M//width), most, N*G, card)
+    need = -(-M//(cluster*width))                                          # vectors of a block
+    team, vectors = _team(need, most, card.most if cluster > 1 else least, N*G*cluster, card, card.most)
     if direction == "forward" and not rows and team <= card.most:
-        launch("hold", N*G, team, vectors=vectors, width=width, across=across, edges=int(width > 1 and M % width != 0))
+        launch("hold", N*G*cluster, team, slice=need*width if cluster > 1 else M, vectors=vectors, width=width,
+               across=across, edges=int(width > 1 and M % width != 0), cluster=cluster)
         return Plan(tuple(launches))
     if direction == "forward":
         units, slice = columns("row_moments") if rows else runs("moments", N*G, M, 1)
@@ -1280,6 +1337,7 @@ def build(form:Form, capability:tuple):
         try: ptx, _ = compiler.compile(KERNELS[form.kernel], types.void(Work(form)), device=False, abi="numba",
                                        cc=capability, launch_bounds=form.threads)
         finally: dispatcher.get_current_device = known
+    if form.cluster > 1: ptx = ptx.replace(".maxntid", f".reqnctapercluster {form.cluster}, 1, 1\n.maxntid", 1)
     options = LinkerOptions(arch="sm_{}{}".format(*capability))
     cubin = Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code
     return re.search(r"\.entry\s+([\w$]+)", ptx)[1], ptx, bytes(cubin)

@@ -14,7 +14,8 @@ from gn_nb import cuda
 from gn_nb.shapes import Sizes, sizes
 from gn_nb.testing import CASES, Case, assert_close, max_error
 
-SMALL = cuda.Card((9, 0), 2, 1 << 20, warp=4, threads=8, most=16)        # small arrays make many slices on it
+SMALL = cuda.Card((8, 0), 2, 1 << 20, warp=4, threads=8, most=16)        # small arrays make many slices on it
+CLUSTERS = SMALL._replace(capability=(9, 0))
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 PLACES = ["simulated", pytest.param("card", marks=pytest.mark.skipif(
     not (torch.cuda.is_available() and cuda.compiles), reason="needs a CUDA card and numba-cuda"))]
@@ -31,6 +32,7 @@ class Machine:
     def __init__(self, kind):
         self.device = "cuda" if kind == "card" else "cpu"
         self.card = cuda.card(torch.cuda.current_device()) if kind == "card" else SMALL
+        self.cut = self.card if kind == "card" else CLUSTERS               # the same, with clusters if it has them
 
     def empty(self, shape, dtype, rows=False, shift=0):
         "A tensor of NaN, channels last if `rows`, that begins `shift` elements behind a multiple of 16 bytes."
@@ -51,7 +53,7 @@ class Machine:
             cuda.launch(plan, addresses, workspace, eps, self.card.capability, stream)
 
     def run(self, x, dy, num_groups, weight=None, bias=None, rows=False, activation=None, scale=None, shift=None,
-            eps=1e-5, misaligned=0, in_place=False, need_dx=True):
+            eps=1e-5, misaligned=0, in_place=False, need_dx=True, card=None):
         "y, mean, rstd, dx, dweight, dbias and, with scale or shift, dscale and dshift; on the CPU."
         s, real = sizes(x.shape, num_groups), torch.float64 if x.dtype == torch.float64 else torch.float32
         how = dict(rows=rows, shift=misaligned)
@@ -66,7 +68,7 @@ class Machine:
         at = SimpleNamespace(**{k: 0 if t is None else t.data_ptr() for k, t in tensors.items()})
         def planned(direction):
             plan = cuda.plan(direction, rows, DTYPE[x.dtype], parameter, scaling, activation, s, not misaligned,
-                             self.card, need_dx)
+                             card or self.card, need_dx)
             space = self.empty((plan.workspace//4 + 4,), torch.float32)
             return plan, space.data_ptr(), partial(self.execute, (*tensors.values(), space))
         plan, space, run = planned("forward")
@@ -129,6 +131,29 @@ def test_awkward_inputs(machine, case, dtype, rows):
     found = machine.run(x, dy, case.num_groups, weight, bias, rows)
     check(found, x, dy, case.num_groups, weight, bias)
     assert found[0].is_contiguous() != rows or x[0, 0].numel() == 1 or x.shape[1] == 1
+
+
+@dtypes
+@pytest.mark.parametrize("shape, G", [((2, 6, 13, 29), 2), ((1, 5, 17, 19), 1), ((2, 8, 16, 12), 2),
+                                      ((1, 4, 32, 14), 1), ((1, 1, 1023), 1)])
+def test_clusters(machine, dtype, shape, G):
+    "Groups that two to eight blocks hold between them, each a slice."
+    card, (w, b) = machine.cut, draw((2, shape[1]), dtype, 2)
+    for x in (draw(shape, dtype), draw(shape, dtype) + 3, torch.full(shape, 0.1, dtype=dtype)):
+        plan = cuda.plan("forward", False, DTYPE[dtype], DTYPE[dtype], "", "silu", sizes(shape, G), True, card)
+        assert card is not CLUSTERS or [l.form.cluster > 1 for l in plan.launches] == [True]
+        first = machine.run(x, x, G, w, b, activation="silu", card=card)
+        wanted = F.silu(F.group_norm(x.double(), G, w.double(), b.double()))
+        assert_close(first[0], wanted, (2e-6 if dtype != torch.float64 else 1e-12) + 4*ROUNDING[dtype], dtype=dtype)
+        xg = x.double().reshape(shape[0], G, -1)
+        assert max_error(first[1].double().sum(0), xg.mean(-1)) <= (3e-7 if dtype != torch.float64 else 1e-12)
+        assert max_error(first[2], (xg.var(-1, unbiased=False) + 1e-5).rsqrt()) <= 2e-4*(dtype != torch.float64) + 1e-9
+        for _ in range(2 if machine.device == "cpu" else 100):
+            again = machine.run(x, x, G, w, b, activation="silu", card=card)
+            assert all(map(torch.equal, again[:3], first[:3]))
+    offset = (draw(shape, torch.float64) + 1e5).float()
+    y = machine.run(offset, offset, G, card=card)[0]
+    assert_close(y, F.group_norm(offset.double(), G), 1e-6, dtype=torch.float32)
 
 
 def test_nothing_is_launched_for_nothing():

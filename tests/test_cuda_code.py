@@ -83,6 +83,8 @@ def test_plans_fit_the_card_and_fill_it(name):
             assert 32 <= f.threads <= card.most and f.threads % 32 == 0 and f.team & (f.team - 1) == 0, where
             assert f.threads == f.team or f.team <= 32, where
             assert f.streams <= (s.N*s.C*s.S*cuda.SIZE[f.dtype] > card.cache//2), where
+            assert l.blocks % f.cluster == 0 and f.cluster in (1, 2, 4, 8), where
+            assert f.cluster == 1 or card.capability >= (9, 0), where
             if f.kernel in cuda._OWN or f.vectors == 1: continue     # else no thread has two vectors, others none
             if f.columns: assert l.blocks >= 2*card.processors, where
             else: assert l.blocks*f.threads >= card.processors*card.threads or f.team == card.most, where
@@ -93,7 +95,8 @@ def test_every_element_belongs_to_one_team():
     "Slices cover a run, tiles a slice; edges have a thread each."
     many = [((N, C, S), G) for N, C, G in ((1, 6, 2), (3, 10, 5), (2, 96, 1), (1, 40, 40)) for S in (
         1, 2, 3, 5, 7, 8, 49, 100, 1023, 4096, 50_001)]
-    for card in (*CARDS.values(), cuda.Card((9, 0), 2, 1 << 20, warp=4, threads=8, most=16)):
+    small = cuda.Card((8, 0), 2, 1 << 20, warp=4, threads=8, most=16)
+    for card in (*CARDS.values(), small, small._replace(capability=(9, 0))):
         for s, _, plan in plans(card, (*ALL, *many)):
             for l in plan.launches:
                 f, (units, slice) = l.form, l.sizes[-3:-1]
@@ -103,10 +106,13 @@ def test_every_element_belongs_to_one_team():
                     assert slice == lanes*f.vectors and (units - 1)*slice < s.S <= units*slice, (s, l)
                     assert l.blocks == s.N*units*-(-s.C//(f.columns*f.width)) and s.C % f.width == 0, (s, l)
                 if length is None: continue
-                part = length if f.kernel == "hold" else min(length, slice)
+                part = min(length, slice)
                 assert f.team*f.vectors*f.width >= part//f.width*f.width and f.team >= 2*(f.width - 1)*f.edges, (s, l)
                 assert f.edges or length % f.width == 0, (s, l)
-                if f.kernel == "hold": continue
+                if f.kernel == "hold":
+                    assert (f.cluster - 1)*slice < length <= f.cluster*slice, (s, l)
+                    assert slice % f.width == 0 or f.cluster == 1, (s, l)
+                    continue
                 assert (units - 1)*slice < length <= units*slice and slice % f.width == 0, (s, l)
                 runs = s.N*(s.C if f.kernel == "gradient_sums" else s.G)
                 assert l.blocks*(f.threads//f.team) >= units*runs, (s, l)
@@ -156,7 +162,7 @@ def variants(dtype, card):
         parameter, s = dtype if dtype == "float64" or scaling else "float32", sizes(shape, G)
         for l in cuda.plan(direction, rows, dtype, parameter, scaling, "gelu", s, aligned, card).launches:
             f = l.form
-            key = f.kernel, f.width, f.across, f.scaling != "" and f.kernel in ("hold", "slopes")
+            key = f.kernel, f.width, f.across, f.cluster > 1, f.scaling != "" and f.kernel in ("hold", "slopes")
             held = f.threads*f.vectors, f.edges, f.streams
             out[key] = max(out.get(key, (held, f)), (held, f), key=lambda v: v[0])
     return [f._replace(activation=next(activations) if f.activation else None) for _, f in out.values()]
@@ -185,6 +191,7 @@ def test_machine_code(dtype, capability, tmp_path):
         if f.streams and wide: assert count(names, r"STG.*\.EF\.128") == f.vectors, (f, names)
         assert not f.rounds or count(names, "F2FP.*BF16") >= f.vectors, (f, names)
         assert count(names, "(ATOM|RED)") == 0, f
+        assert (count(names, "UCGABAR") > 0) == (f.cluster > 1) == (".reqnctapercluster" in ptx), (f, names)
 
 
 @pytest.mark.skipif(not cuda.compiles, reason="needs numba-cuda")
