@@ -1407,18 +1407,20 @@ def loaded(form:Form, capability:tuple):
     ask("cuLibraryGetKernel", ctypes.byref(kernel), library, name.encode())
     return kernel
 
+_SIZE = {real: ctypes.c_size_t(8*len(FIELDS) - 8 + SIZE[real]) for real in REAL}         # of the arguments; eps is last
+
 def launch(plan, addresses, workspace, eps, capability, stream):
     "Carry out a plan on a stream (an address) of the current context: addresses of the FIELDS from x to dshift."
+    if not plan.launches: return
     if not plan.kernels: plan.kernels = tuple(loaded(l.form, capability) for l in plan.launches)
-    places = workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes
-    for kernel, l in zip(plan.kernels, plan.launches):
-        single = l.form.dtype != "float64"
-        bits, = struct.unpack("q", struct.pack("fi", eps, 0) if single else struct.pack("d", eps))
-        block = array("q", (*addresses, *places, *l.sizes, bits))
-        size = ctypes.c_size_t(8*len(FIELDS) - 4*single)                # of the arguments of a kernel, eps the last
-        extra = (ctypes.c_void_p*5)(1, block.buffer_info()[0], 2, ctypes.addressof(size), 0)
-        ask("cuLaunchKernel", kernel, l.blocks, 1, 1, l.form.threads, 1, 1, l.shared, ctypes.c_void_p(stream), None,
-            extra)
+    real = "float64" if plan.launches[0].form.dtype == "float64" else "float32"
+    bits, = struct.unpack("q", struct.pack("fi", eps, 0) if real == "float32" else struct.pack("d", eps))
+    given = *addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes
+    extra, stream = (ctypes.c_void_p*5)(1, 0, 2, ctypes.addressof(_SIZE[real]), 0), ctypes.c_void_p(stream)
+    for kernel, (form, blocks, shared, sizes) in zip(plan.kernels, plan.launches):
+        block = array("q", (*given, *sizes, bits))
+        extra[1] = block.buffer_info()[0]                             # copied by the call
+        ask("cuLaunchKernel", kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)
 
 def play(plan, addresses, workspace, eps, memory=None):
     "The same on the simulated machine, with addresses of this process; `memory` as in `simulate`."
