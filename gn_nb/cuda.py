@@ -6,17 +6,17 @@
 __all__ = ['FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'pick_number', 'ACTIVATE', 'FAR',
            'KERNELS', 'NUMBERS', 'Machine', 'simulate', 'thread', 'block', 'barrier', 'exchange', 'shared', 'share',
            'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work', 'Tile', 'Index', 'Call',
-           'example', 'on_card', 'number', 'total', 'fold', 'repeat', 'keep', 'where_less', 'exp2', 'reciprocal',
-           'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'store', 'element', 'get', 'put', 'single', 'each',
-           'channels', 'row_channels', 'row_groups', 'one_channel', 'silu', 'silu_slope', 'relu', 'relu_slope', 'mills',
-           'density', 'quick_distribution', 'exact_distribution', 'unchanged', 'gelu', 'gelu_slope', 'distribution',
-           'activate', 'gradient', 'lane', 'unit', 'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative',
-           'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_run', 'hold',
-           'slice_of', 'moments', 'part_of', 'merge', 'apply', 'row_place', 'rows_of', 'column_sum', 'row_moments',
-           'row_coefficients', 'apply_rows', 'gradient_sums', 'row_gradient_sums', 'fold_sums', 'slopes',
-           'gradient_vector', 'input_gradient', 'input_gradient_rows', 'parameter_gradients', 'Card', 'Launch', 'Plan',
-           'power_of_two', 'plan', 'build', 'folders', 'cubin', 'driver', 'ask', 'card', 'loaded', 'launch', 'play',
-           'forward', 'backward']
+           'example', 'on_card', 'number', 'total', 'fold', 'repeat', 'pair', 'front', 'back', 'count_of', 'keep',
+           'where_less', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'store', 'element',
+           'get', 'put', 'single', 'each', 'channels', 'row_channels', 'row_groups', 'one_channel', 'silu',
+           'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
+           'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'team_sum',
+           'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'held_moments', 'settle', 'statistics', 'locate',
+           'parameters', 'write_vector', 'write_run', 'hold', 'slice_of', 'moments', 'part_of', 'merge', 'apply',
+           'row_place', 'rows_of', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'gradient_sums',
+           'row_gradient_sums', 'fold_sums', 'slopes', 'gradient_vector', 'input_gradient', 'input_gradient_rows',
+           'parameter_gradients', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'build', 'folders', 'cubin',
+           'driver', 'ask', 'card', 'loaded', 'launch', 'play', 'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -98,7 +98,9 @@ def shared(p, i, like):
 
 def share(p, i, v): "Put numbers into shared memory."; _here.machine.shared[i:i + np.size(v)] = v
 
-def share_with(p, rank, i, v): "Put a number into the shared memory of another block."; _here.peers[rank].shared[i] = v
+def share_with(p, rank, i, v):
+    "Put numbers into the shared memory of another block."
+    _here.peers[rank].shared[i:i + np.size(v)] = v
 
 def cluster_barrier(p): "Wait for all threads of the cluster."; _here.together.wait()
 
@@ -107,7 +109,7 @@ def room(form):
     if not form.columns: return form.warp
     return form.width*form.threads*min(form.columns, form.warp)//form.warp
 
-def shared_numbers(form): "And for all three that a kernel may take."; return 3*(room(form) + form.cluster)
+def shared_numbers(form): "And for one sum and a pair, as many as a kernel takes."; return 3*(room(form) + form.cluster)
 
 # %% ../nbs/09_cuda.ipynb #31eaa5e1
 class Form(NamedTuple):
@@ -277,6 +279,11 @@ def fold(p, v):
 
 def repeat(p, v): "A vector for each vector of a tile."; return np.tile(v, p.vectors)
 
+def pair(p, a, b): "Two tiles of one size as one."; return np.array([a, b]).ravel()
+def front(p, v): "The first half of a tile."; return v[:v.size//2] if v.size > 2 else v[0]
+def back(p, v): "The second half."; return v[v.size//2:] if v.size > 2 else v[1]
+def count_of(p, v): "How many numbers a tile is of."; return np.size(v)
+
 def keep(p, v, count):
     "The first `count` vectors of a tile, then zeros."
     return np.where(np.arange(v.size) < count*p.width, v, p.real(0))
@@ -310,6 +317,24 @@ def _(context, p, v):
 def _(context, p, v):
     def code(context, builder, sig, args): return _vector(builder, _values(builder, args[1])*p.vectors)
     return Tile(p.real, p.width*p.vectors)(p, v), code
+
+@on_card(pair)
+def _(context, p, a, b):
+    def code(context, builder, sig, args):
+        return _vector(builder, _values(builder, args[1]) + _values(builder, args[2]))
+    return Tile(p.real, 2*a.count)(p, a, b), code
+
+def _half(plain, start):
+    @on_card(plain)
+    def define(context, p, v):
+        n = v.count//2
+        def code(context, builder, sig, args): return _vector(builder, _values(builder, args[1])[start*n:(start + 1)*n])
+        return Tile(p.real, n)(p, v), code
+
+_half(front, 0); _half(back, 1)
+
+@on_card(count_of)
+def _(context, p, v): return types.int64(p, v), lambda context, builder, sig, args: LONG(v.count)
 
 @on_card(keep)
 def _(context, p, v, count):
@@ -376,9 +401,10 @@ def _(context, p, rank, i, v):
     def code(context, builder, sig, args):
         at = builder.ptrtoint(_shared_at(builder, p, args[2], 1), INT)
         there = _asm(builder, INT, "mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", at, builder.trunc(args[1], INT))
-        value, kind = _values(builder, args[3])[0], dict(float32="f32,f", float64="f64,d")[p.real].split(",")
-        text, constraints = f"st.shared::cluster.{kind[0]} [$0], $1;", f"r,{kind[1]},~{{memory}}"
-        _asm(builder, ir.VoidType(), text, constraints, there, value, side_effect=True)
+        kind, letter = dict(float32=("f32", "f"), float64=("f64", "d"))[p.real]
+        for k, value in enumerate(_values(builder, args[3])):
+            _asm(builder, ir.VoidType(), f"st.shared::cluster.{kind} [$0], $1;", f"r,{letter},~{{memory}}",
+                 builder.add(there, INT(k*SIZE[p.real])), value, side_effect=True)
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, v), code
 
@@ -773,16 +799,16 @@ def unit(p): "Number of the unit of work of this team."; return block()*(p.threa
 
 @register_jitable
 def team_sum(p, v, place):
-    "Sum over the threads of a team, for all of them; place 0, 1 or 2 in shared memory, each used once in a kernel."
+    "Sum over the threads of a team, for all of them; place in shared memory, used once: 0, or 1 for a pair of sums."
     mask = 1
     while mask < min(p.team, p.warp):
         v = v + exchange(p, v, mask)
         mask *= 2
     if p.team > p.warp:
-        warps = p.team//p.warp
-        if thread() % p.warp == 0: share(p, place*p.warp + thread()//p.warp, v)
+        warps, n = p.team//p.warp, count_of(p, v)
+        if thread() % p.warp == 0: share(p, place*p.warp + thread()//p.warp*n, v)
         barrier()
-        v = shared(p, place*p.warp + thread() % p.warp % warps, v)
+        v = shared(p, place*p.warp + thread() % p.warp % warps*n, v)
         mask = 1
         while mask < warps:
             v = v + exchange(p, v, mask)
@@ -792,11 +818,11 @@ def team_sum(p, v, place):
 @register_jitable
 def cluster_sum(p, v, place):
     "Sum over the blocks of a cluster, in the order of their ranks, of what all threads of a block have."
-    base = 3*p.warp + place*p.cluster
-    if thread() < p.cluster: share_with(p, thread(), base + block() % p.cluster, v)
+    base, n = 3*p.warp + place*p.cluster, count_of(p, v)
+    if thread() < p.cluster: share_with(p, thread(), base + block() % p.cluster*n, v)
     cluster_barrier(p)
     v = shared(p, base, v)
-    for k in range(1, p.cluster): v = v + shared(p, base + k, v)
+    for k in range(1, p.cluster): v = v + shared(p, base + k*n, v)
     return v
 
 # %% ../nbs/09_cuda.ipynb #d3f99e31
@@ -831,9 +857,9 @@ def held_moments(p, t, count, e, v, k, n):
     if e >= 0:
         s = s + d1
         q = q + d1*d1
-    s, q = team_sum(p, s, 1), team_sum(p, q, 2)
-    lo = s*one_over
-    return hi, lo, not_negative(q - s*lo)
+    both = team_sum(p, pair(p, s, q), 1)
+    s, lo = front(p, both), front(p, both)*one_over
+    return hi, lo, not_negative(back(p, both) - s*lo)
 
 @register_jitable
 def settle(p, at, hi, lo, m2):
@@ -946,9 +972,9 @@ def merge(p):
         d = (get(p, p.partial, i) - hi) + get(p, p.partial, plane + i)
         s = s + size*d
         q = q + (size*d*d + get(p, p.partial, 2*plane + i))
-    s, q = team_sum(p, s, 1), team_sum(p, q, 2)
-    lo = s*one_over
-    if u == at: settle(p, at, hi, lo, not_negative(q - s*lo))
+    both = team_sum(p, pair(p, s, q), 1)
+    s, lo = front(p, both), front(p, both)*one_over
+    if u == at: settle(p, at, hi, lo, not_negative(back(p, both) - s*lo))
 
 def apply(p):
     "A team normalizes a slice of a group by known statistics."
@@ -978,17 +1004,18 @@ def rows_of(p, i, k):
 
 @register_jitable
 def column_sum(p, v, place):
-    "Sum of vectors over the threads of a column, for all of them; places as in team_sum."
+    "Sum of vectors, or pairs of them, over the threads of a column, for all of them; places as in team_sum."
     column, each_, mask = thread() % p.columns, max(p.columns, p.warp), p.columns
     while mask < p.warp:
         v = v + exchange(p, v, mask)
         mask *= 2
     parts, base = p.threads//each_, place*(p.width*p.threads*min(p.columns, p.warp)//p.warp)
     if parts > 1:
-        if thread() % each_ < p.columns: share(p, base + (thread()//each_*p.columns + column)*p.width, v)
+        n = count_of(p, v)
+        if thread() % each_ < p.columns: share(p, base + (thread()//each_*p.columns + column)*n, v)
         barrier()
-        v = shared(p, base + column*p.width, v)
-        for k in range(1, parts): v = v + shared(p, base + (k*p.columns + column)*p.width, v)
+        v = shared(p, base + column*n, v)
+        for k in range(1, parts): v = v + shared(p, base + (k*p.columns + column)*n, v)
     return v
 
 def row_moments(p):
@@ -1002,7 +1029,8 @@ def row_moments(p):
     one_over = reciprocal(number(p, min(p.slice, p.S - i*p.slice)))
     hi = shift + column_sum(p, fold(p, keep(p, t - repeat(p, shift), count)), 0)*one_over
     d = keep(p, t - repeat(p, hi), count)
-    s, q = column_sum(p, fold(p, d), 1), column_sum(p, fold(p, d*d), 2)
+    both = column_sum(p, pair(p, fold(p, d), fold(p, d*d)), 1)
+    s, q = front(p, both), back(p, both)
     lo = s*one_over
     if real and k == 0:
         j, plane = (n*p.units + i)*p.C + c, p.N*p.units*p.C
@@ -1048,11 +1076,11 @@ def gradient_sums(p):
         z1 = gradient(p, element(p, p.dy, e), d1*a + b)
         s = s + z1
         q = q + z1*d1
-    s, q = team_sum(p, s, 0), team_sum(p, q, 1)
+    both = team_sum(p, pair(p, s, q), 1)
     if real and lane(p) == 0:
         i = (n*p.units + start//p.slice)*p.C + c
-        put(p, p.partial, i, s)
-        put(p, p.partial, p.N*p.units*p.C + i, q)
+        put(p, p.partial, i, front(p, both))
+        put(p, p.partial, p.N*p.units*p.C + i, back(p, both))
 
 def row_gradient_sums(p):
     "A block sums dz and dz*(x - hi) of each channel over some rows."
@@ -1064,11 +1092,11 @@ def row_gradient_sums(p):
     hi, a, b = row_coefficients(p, n, c)
     d = load(p, p.x, start, step, count) - repeat(p, hi)
     z = keep(p, gradient(p, load(p, p.dy, start, step, count), d*repeat(p, a) + repeat(p, b)), count)
-    s, q = column_sum(p, fold(p, z), 0), column_sum(p, fold(p, z*d), 1)
+    both = column_sum(p, pair(p, fold(p, z), fold(p, z*d)), 1)
     if real and k == 0:
         j = (n*p.units + i)*p.C + c
-        put(p, p.partial, j, s)
-        put(p, p.partial, p.N*p.units*p.C + j, q)
+        put(p, p.partial, j, front(p, both))
+        put(p, p.partial, p.N*p.units*p.C + j, back(p, both))
 
 def fold_sums(p):
     "A team adds up the slices of a channel."
@@ -1078,10 +1106,10 @@ def fold_sums(p):
     for j in range(lane(p), p.units, p.team):
         s = s + get(p, p.partial, base + j*p.C)
         q = q + get(p, p.partial, plane + base + j*p.C)
-    s, q = team_sum(p, s, 0), team_sum(p, q, 1)
+    both = team_sum(p, pair(p, s, q), 1)
     if u == i and lane(p) == 0:
-        put(p, p.sums, i, s)
-        put(p, p.sums, p.N*p.C + i, q)
+        put(p, p.sums, i, front(p, both))
+        put(p, p.sums, p.N*p.C + i, back(p, both))
 
 def slopes(p):
     "A team: the sums of dz*xhat of the channels of a group, in place, and f and e of the group."
@@ -1100,11 +1128,11 @@ def slopes(p):
         B = B + a*q
         if real: put(p, p.sums, j, q)
     one_over = reciprocal(number(p, p.M))
-    A, B = team_sum(p, A, 0)*one_over, team_sum(p, B, 1)*one_over
+    both = team_sum(p, pair(p, A, B), 1)*one_over
     if real and lane(p) == 0:
-        f = B*r*r*-1.
+        f = back(p, both)*r*r*-1.
         put(p, p.slopes, at, f)
-        put(p, p.slopes, p.N*p.G + at, A*r*-1. - lo*f)
+        put(p, p.slopes, p.N*p.G + at, front(p, both)*r*-1. - lo*f)
 
 @register_jitable
 def gradient_vector(p, i, x, dy, rest):
@@ -1159,10 +1187,10 @@ def parameter_gradients(p):
             f = pick_scaling(p, p.scale, i, index, 0.) + 1.
             s, q = s*f, q*f
         b, w = b + s, w + q
-    b, w = column_sum(p, b, 0), column_sum(p, w, 1)
+    both = column_sum(p, pair(p, b, w), 1)
     if real and k == 0:
-        put(p, p.dbias, c, b)
-        put(p, p.dweight, c, w)
+        put(p, p.dbias, c, front(p, both))
+        put(p, p.dweight, c, back(p, both))
 
 KERNELS = dict(hold=hold, moments=moments, row_moments=row_moments, merge=merge, apply=apply, apply_rows=apply_rows,
                gradient_sums=gradient_sums, row_gradient_sums=row_gradient_sums, fold_sums=fold_sums, slopes=slopes,
@@ -1417,8 +1445,8 @@ def launch(plan, addresses, workspace, eps, capability, stream):
     bits, = struct.unpack("q", struct.pack("fi", eps, 0) if real == "float32" else struct.pack("d", eps))
     given = *addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes
     extra, stream = (ctypes.c_void_p*5)(1, 0, 2, ctypes.addressof(_SIZE[real]), 0), ctypes.c_void_p(stream)
-    for kernel, (form, blocks, shared, sizes) in zip(plan.kernels, plan.launches):
-        block = array("q", (*given, *sizes, bits))
+    for kernel, (form, blocks, shared, numbers) in zip(plan.kernels, plan.launches):
+        block = array("q", (*given, *numbers, bits))
         extra[1] = block.buffer_info()[0]                             # copied by the call
         ask("cuLaunchKernel", kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)
 
