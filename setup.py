@@ -8,7 +8,7 @@ root = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(root/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "bench", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("cuda12", "cuda13", "lab", "bench", "dev")}
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
     author=cfg["author"], author_email=cfg["author_email"], url=cfg["git_url"],

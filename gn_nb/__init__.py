@@ -4,7 +4,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _public = dict(group_norm="ops", GroupNorm="layers")
-_modules = ("testing", "shapes", "reference", "cpu", "ops", "layers")
+_modules = ("testing", "shapes", "reference", "cpu", "cuda", "ops", "layers")
 __all__ = [*_public]
 
 

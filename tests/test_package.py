@@ -34,7 +34,7 @@ def test_metadata(wheel):
         meta = Parser().parsestr(z.read(name).decode("utf-8"))
     cfg = settings()
     wanted = [Requirement(r) for r in cfg["requirements"].split()]
-    for extra in ("lab", "bench", "dev"):
+    for extra in ("cuda12", "cuda13", "lab", "bench", "dev"):
         wanted += [Requirement(f'{r}; extra == "{extra}"') for r in cfg[f"{extra}_requirements"].split()]
     assert {*map(Requirement, meta.get_all("Requires-Dist"))} == {*wanted}
     assert (meta["Name"], meta["Version"], meta["Summary"]) == (cfg["lib_name"], cfg["version"], cfg["description"])
@@ -46,7 +46,8 @@ def test_metadata(wheel):
 def test_constraints_pin_what_settings_ask_for():
     pins = [Requirement(line) for line in (ROOT/"constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     pinned = {r.name.lower(): r for r in pins}
-    for kind in ("requirements", "lab_requirements", "bench_requirements", "dev_requirements"):
+    for kind in ("requirements", "lab_requirements", "bench_requirements", "cuda13_requirements",
+                 "dev_requirements"):
         for r in map(Requirement, settings()[kind].split()):
             version = next(iter(pinned[r.name.lower()].specifier)).version
             assert r.specifier.contains(version), f"{r} against {version}"

@@ -1,0 +1,340 @@
+"The CUDA planner on layers of real networks, the machine code of the kernels, its cache, and what a launch hands over."
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from itertools import cycle, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from gn_nb import cuda
+from gn_nb.shapes import sizes
+from gn_nb.testing import must_raise
+
+T4 = cuda.Card((7, 5), 40, 4 << 20)
+CARDS = dict(T4=T4, A100=cuda.Card((8, 0), 108, 40 << 20), L4=cuda.Card((8, 9), 58, 48 << 20),
+             H100=cuda.Card((9, 0), 132, 50 << 20), B200=cuda.Card((10, 0), 148, 126 << 20))
+CAPABILITIES = (7, 5), (8, 0), (9, 0), (10, 0)
+
+
+def maps(N, *pairs, G=32): return [((N, C, side, side), G) for C, side in pairs]
+
+
+RESNET = [(64, 112), (64, 56), (256, 56), (128, 56), (128, 28), (512, 28), (256, 28), (256, 14), (1024, 14), (512, 14),
+          (512, 7), (2048, 7)]
+DIFFUSION = [(320, 64), (640, 64), (960, 64), (320, 32), (640, 32), (960, 32), (1280, 32), (1920, 32), (640, 16),
+             (1280, 16), (1920, 16), (2560, 16), (1280, 8), (2560, 8)]
+DIFFUSION_XL = [(320, 128), (640, 128), (960, 128), (1280, 64), (1920, 64), (2560, 32)]
+DECODER = [(512, 64), (512, 128), (512, 256), (256, 256), (256, 512), (128, 512)]
+LARGE_DECODER = [(512, 512), (256, 1024), (128, 1024)]
+SMALL_DIFFUSION = [(128, 32), (256, 32), (384, 32), (256, 16), (512, 16), (256, 8), (512, 8), (256, 4), (512, 4)]
+WIDE_RESNET = [(192, 112), (768, 56), (384, 56), (1536, 28), (768, 28), (3072, 14), (1536, 14), (6144, 7)]
+LAYERS = {
+    "classification": [*(x for N in (1, 8, 32, 256) for x in maps(N, *RESNET)), *maps(16, *WIDE_RESNET)],
+    "diffusion": [*(x for N in (2, 8) for x in maps(N, *DIFFUSION)), *maps(2, *DIFFUSION_XL),
+                  *maps(128, *SMALL_DIFFUSION), *maps(16, *SMALL_DIFFUSION)],
+    "autoencoders": [*(x for N in (1, 4) for x in maps(N, *DECODER)), *maps(1, *LARGE_DECODER),
+                     *maps(8, (128, 256), (128, 128), (256, 64), (256, 32), (512, 16))],
+    "video": [((1, 128, 20, 256, 256), 32), ((1, 512, 16, 180, 320), 32), ((1, 512, 5, 60, 106), 32),
+              ((1, 512, 9, 120, 212), 32), ((1, 256, 17, 240, 424), 32), ((1, 128, 17, 480, 848), 32),
+              *(((8, C, T, side, side), 32) for C, T, side in ((64, 16, 56), (256, 16, 56), (512, 8, 28), (1024, 4, 14),
+                                                               (2048, 2, 7)))],
+    "detection and segmentation": [
+        *(((2, 256, h, w), 32) for h, w in ((200, 304), (100, 152), (50, 76), (25, 38), (13, 19))),
+        ((512, 256, 14, 14), 32), ((1024, 256, 7, 7), 32), ((1024, 1024), 32),
+        *(((2, C, s, s, s), 8) for C, s in ((32, 128), (64, 64), (128, 32), (256, 16), (320, 8), (320, 4))),
+        *maps(1, (64, 512), (128, 256), (256, 128), (512, 65), (1024, 32)), *maps(2, (256, 129), (2048, 33)),
+        *maps(2, (304, 129), (48, 257), G=16),
+        ((4, 64, 360, 480), 16), ((4, 256, 45, 60), 16), ((2, 48, 96, 96, 96), 16), ((2, 16, 176, 208, 176), 8)],
+    "one group": [*maps(32, (64, 112), (256, 14), (512, 14), G=1), *maps(8, (48, 160), (96, 80), (192, 40), G=1),
+                  *maps(64, (64, 56), (128, 28), (320, 14), (512, 7), G=1), *maps(1, (64, 56), (512, 7), G=1),
+                  *maps(64, (96, 56), (192, 28), (384, 14), (768, 7), G=1), ((4, 128, 3200), 1), ((4, 512, 16000), 1)],
+    "a group for each channel": [*(((1, C, s, s), C) for C, s in ((32, 256), (64, 128), (128, 64), (256, 32))),
+                                 ((4, 512, 3199), 512), ((1, 512, 63999), 512), ((4, 3, 224, 224), 3)],
+    "no space, or little": [((4096, 512), 32), ((65536, 128), 8), ((32, 2048), 32), ((1, 1280), 32), ((256, 10), 5),
+                            ((64, 256, 16), 8), ((64, 512, 8), 8), ((64, 1024, 4), 8), ((16, 1000, 1, 1), 40)],
+}
+ALL = [layer for group in LAYERS.values() for layer in group]
+KINDS = [*product(("forward", "backward"), (False, True), ("float32", "bfloat16"))]
+
+
+def plans(card, layers=tuple(ALL), kinds=tuple(KINDS), aligned=True, activation="silu"):
+    for (shape, G), (direction, rows, dtype) in product(layers, kinds):
+        if rows and len(shape) == 2: continue
+        s = sizes(shape, G)
+        yield s, rows, cuda.plan(direction, rows, dtype, "float32", "", activation, s, aligned, card)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_plans_fit_the_card_and_fill_it(name):
+    assert len({*ALL}) == len(ALL) >= 200
+    card = CARDS[name]
+    for s, rows, plan in plans(card):
+        for l in plan.launches:
+            f = l.form
+            where = s, rows, l
+            assert 0 < l.blocks < 2**31 and l.shared <= 48 << 10, where
+            assert 32 <= f.threads <= card.most and f.threads % 32 == 0 and f.team & (f.team - 1) == 0, where
+            assert f.threads == f.team or f.team <= 32, where
+            assert f.streams <= (s.N*s.C*s.S*cuda.SIZE[f.dtype] > card.cache//2), where
+            assert l.blocks % f.cluster == 0 and f.cluster in (1, 2, 4, 8), where
+            assert f.cluster == 1 or card.capability >= (9, 0), where
+            if f.kernel in cuda._OWN or f.vectors == 1: continue     # else no thread has two vectors, others none
+            if f.columns: assert l.blocks >= 2*card.processors, where
+            else: assert l.blocks*f.threads >= card.processors*card.threads or f.team == card.most, where
+        assert plan.workspace < max(1 << 20, 12*s.N*s.C*s.S), (s, rows)
+
+
+def test_every_element_belongs_to_one_team():
+    "Slices cover a run, tiles a slice; edges have a thread each."
+    many = [((N, C, S), G) for N, C, G in ((1, 6, 2), (3, 10, 5), (2, 96, 1), (1, 40, 40)) for S in (
+        1, 2, 3, 5, 7, 8, 49, 100, 1023, 4096, 50_001)]
+    small = cuda.Card((8, 0), 2, 1 << 20, warp=4, threads=8, most=16)
+    for card in (*CARDS.values(), small, small._replace(capability=(9, 0))):
+        for s, _, plan in plans(card, (*ALL, *many)):
+            for l in plan.launches:
+                f, (units, slice) = l.form, l.sizes[-3:-1]
+                length = dict(moments=s.M, apply=s.M, input_gradient=s.M, gradient_sums=s.S, hold=s.M).get(f.kernel)
+                if f.columns and f.kernel != "parameter_gradients":
+                    lanes = f.threads//f.columns
+                    assert slice == lanes*f.vectors and (units - 1)*slice < s.S <= units*slice, (s, l)
+                    assert l.blocks == s.N*units*-(-s.C//(f.columns*f.width)) and s.C % f.width == 0, (s, l)
+                if length is None: continue
+                part = min(length, slice)
+                assert f.team*f.vectors*f.width >= part//f.width*f.width and f.team >= 2*(f.width - 1)*f.edges, (s, l)
+                assert f.edges or length % f.width == 0, (s, l)
+                if f.kernel == "hold":
+                    assert (f.cluster - 1)*slice < length <= f.cluster*slice, (s, l)
+                    assert slice % f.width == 0 or f.cluster == 1, (s, l)
+                    continue
+                assert (units - 1)*slice < length <= units*slice and slice % f.width == 0, (s, l)
+                runs = s.N*(s.C if f.kernel == "gradient_sums" else s.G)
+                assert l.blocks*(f.threads//f.team) >= units*runs, (s, l)
+
+
+def test_a_vector_touches_no_more_channels_than_the_form_says():
+    for s, rows, plan in plans(CARDS["H100"]):
+        for f in (l.form for l in plan.launches if l.form.kernel in ("hold", "apply", "input_gradient")):
+            starts = range(0, 8*s.S, f.width) if not f.edges else range(8*s.S)
+            touched = max(len({(i + j)//s.S for j in range(f.width)}) for i in starts[:200])
+            assert not rows and min(touched, 3) <= f.across, (s, f)
+
+
+def test_a_card_without_rounding_is_not_asked_to_round():
+    for _, _, plan in plans(T4): assert not any(l.form.rounds for l in plan.launches)
+    assert any(l.form.rounds for _, _, plan in plans(CARDS["A100"]) for l in plan.launches)
+
+
+# --- machine code -----------------------------------------------------------------------------------------------------
+
+def tool():
+    import nvidia
+    return next((f for d in nvidia.__path__ for f in Path(d).glob("*/bin/cuobjdump")), None)
+
+
+def report(form, capability, folder):
+    "PTX, registers and a count of the instructions of a kernel."
+    name, ptx, code = cuda.build(form, capability)
+    file = folder/"kernel.cubin"
+    file.write_bytes(code)
+    usage, sass = (subprocess.run([tool(), option, file], capture_output=True, text=True, check=True).stdout
+                   for option in ("-res-usage", "-sass"))
+    assert name in usage
+    return ptx, max(map(int, re.findall(r"REG:(\d+)", usage))), Counter(re.findall(
+        r"\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", sass))
+
+
+def count(names, pattern): return sum(n for name, n in names.items() if re.match(pattern, name))
+
+
+def variants(dtype, card):
+    "Of all forms chosen for the layers, those that hold the most of each kernel, width, and way to meet channels."
+    out, activations = {}, cycle(("silu", "gelu", None, "relu"))
+    both = product(("forward", "backward"), (False, True))
+    for aligned, scaling, (shape, G), (direction, rows) in product((True, False), ("", dtype), ALL[::3], both):
+        if rows and len(shape) == 2: continue
+        parameter, s = dtype if dtype == "float64" or scaling else "float32", sizes(shape, G)
+        for l in cuda.plan(direction, rows, dtype, parameter, scaling, "gelu", s, aligned, card).launches:
+            f = l.form
+            key = f.kernel, f.width, f.across, f.cluster > 1, f.scaling != "" and f.kernel in ("hold", "slopes")
+            held = f.threads*f.vectors, f.edges, f.streams
+            out[key] = max(out.get(key, (held, f)), (held, f), key=lambda v: v[0])
+    return [f._replace(activation=next(activations) if f.activation else None) for _, f in out.values()]
+
+
+@pytest.mark.skipif(not cuda.compiles or tool() is None, reason="needs numba-cuda and cuobjdump")
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"sm_{c[0]}{c[1]}")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_machine_code(dtype, capability, tmp_path):
+    "Vectors of 16 bytes, nothing spilled, no float64 in float32, registers for all threads of the block."
+    forms = variants(dtype, CARDS["H100"]._replace(capability=capability))
+    assert {f.kernel for f in forms} == {*cuda.KERNELS}
+    if capability != (9, 0) or dtype in ("float16", "float64"):         # a fifth of them, another for each
+        forms = forms[(CAPABILITIES.index(capability) + len(dtype)) % 5::5]
+    for f in forms:
+        ptx, registers, names = report(f, capability, tmp_path)
+        assert registers*f.threads <= 65536 and f".maxntid {f.threads}" in ptx, f
+        if dtype != "float64": assert ".f64" not in ptx and count(names, "(DADD|DMUL|DFMA|F2F.*F64)") == 0, f
+        assert count(names, "LDL|STL") == 0, (f, registers)
+        wide = f.width > 1
+        reads = {"hold": 1, "moments": 1, "apply": 1, "row_moments": 1, "apply_rows": 1}.get(
+            f.kernel, 0 if f.kernel in cuda._OWN else 2)
+        loads, stores = count(names, r"LDG.*\.128"), count(names, r"STG.*\.128")
+        assert loads >= reads*f.vectors*wide and (wide or f.kernel in cuda._OWN or loads == 0), (f, names)
+        assert f.kernel not in cuda._WRITE or stores == f.vectors*wide, (f, names)
+        if f.streams and wide: assert count(names, r"STG.*\.EF\.128") == f.vectors, (f, names)
+        assert not f.rounds or count(names, "F2FP.*BF16") >= f.vectors, (f, names)
+        assert count(names, "(ATOM|RED)") == 0, f
+        assert (count(names, "UCGABAR") > 0) == (f.cluster > 1) == (".reqnctapercluster" in ptx), (f, names)
+
+
+@pytest.mark.skipif(not cuda.compiles, reason="needs numba-cuda")
+class TestCache:
+    form = cuda.plan("forward", False, "float32", "float32", "", None, sizes((2, 8, 4), 4), True, T4).launches[0].form
+
+    def test_code_is_kept_and_found(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path/"a", tmp_path/"b"))
+        first = cuda.cubin(self.form, (7, 5))
+        file, = (tmp_path/"a").iterdir()
+        monkeypatch.setattr(cuda, "build", None)                      # nothing is compiled any more
+        assert cuda.cubin(self.form, (7, 5)) == first and not (tmp_path/"b").exists()
+        assert first[1][:4] == b"\x7fELF" and file.name.startswith("hold-")
+
+    def test_where_nothing_may_be_written(self, tmp_path, monkeypatch):
+        (tmp_path/"file").write_text("")
+        calls = []
+        monkeypatch.setattr(cuda, "build", lambda *a: calls.append(a) or ("name", "", b"code"))
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path/"file", tmp_path/"b"))
+        for _ in range(2): assert cuda.cubin(self.form, (8, 0)) == ("name", b"code")
+        assert len(calls) == 1 and len([*(tmp_path/"b").iterdir()]) == 1
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path/"file",))
+        for _ in range(2): assert cuda.cubin(self.form, (8, 0)) == ("name", b"code")
+        assert len(calls) == 3
+
+    def test_key(self, tmp_path, monkeypatch):
+        "Another form, another capability or another source is another file."
+        monkeypatch.setattr(cuda, "build", lambda form, capability: ("n", "", repr((form, capability)).encode()))
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path,))
+        found = {cuda.cubin(f, c)[1] for f in (self.form, self.form._replace(team=16)) for c in ((7, 5), (9, 0))}
+        assert len(found) == 4 == len([*tmp_path.iterdir()])
+        monkeypatch.setattr(cuda, "_source", lambda: b"another source")
+        cuda.cubin(self.form, (7, 5))
+        assert len([*tmp_path.iterdir()]) == 5
+
+    def test_threads_may_compile_at_once(self):
+        found = []
+        def work(team): found.append(cuda.build(self.form._replace(team=team), (8, 0))[0])
+        threads = [threading.Thread(target=work, args=(t,)) for t in (8, 16, 32)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert len({*found}) == 3
+
+
+# --- launch -----------------------------------------------------------------------------------------------------------
+
+class Driver:
+    "A driver that notes what it is asked for."
+    def __init__(self): self.calls, self.fail = [], 0
+
+    def __getattr__(self, name):
+        def call(*args):
+            if name == "cuGetErrorName": args[1]._obj.value = b"CUDA_ERROR_INVALID_VALUE"; return 0
+            if name == "cuDeviceGetAttribute": args[0]._obj.value = {75: 9, 76: 0, 16: 132, 38: 50 << 20}[args[1]]
+            if name in ("cuLibraryLoadData", "cuLibraryGetKernel"): args[0]._obj.value = 1000 + len(self.calls)
+            if name == "cuLaunchKernel":
+                size = ctypes.cast(args[-1][3], ctypes.POINTER(ctypes.c_size_t))[0]
+                args = (*args, ctypes.string_at(args[-1][1], size), [args[-1][k] for k in (0, 2, 4)])
+            self.calls.append((name, args))
+            return self.fail
+        return call
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    d = Driver()
+    monkeypatch.setattr(cuda, "driver", lambda: d)
+    monkeypatch.setattr(cuda, "cubin", lambda form, capability: (form.kernel, b"code"))
+    for f in (cuda.card, cuda.loaded, cuda.plan): f.cache_clear()
+    yield d
+    for f in (cuda.card, cuda.loaded, cuda.plan): f.cache_clear()
+
+
+def test_card(driver): assert cuda.card(0) == CARDS["H100"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_what_a_launch_hands_over(driver, dtype):
+    s = sizes((1, 128, 256, 256), 32)
+    plan = cuda.plan("forward", False, dtype, dtype, "", "silu", s, True, CARDS["H100"])
+    for _ in range(2): cuda.launch(plan, range(101, 115), 2**40, 1e-5, (9, 0), 77)
+    loads = [a for name, a in driver.calls if name == "cuLibraryGetKernel"]
+    launches = [a for name, a in driver.calls if name == "cuLaunchKernel"]
+    assert [a[2] for a in loads] == [b"moments", b"merge", b"apply"] and len(launches) == 6          # loaded once
+    assert {name for name, _ in driver.calls} == {"cuLibraryLoadData", "cuLibraryGetKernel", "cuLaunchKernel"}
+    for a, l in zip(launches, plan.launches*2, strict=True):
+        assert a[1:7] == (l.blocks, 1, 1, l.form.threads, 1, 1) and a[7] == l.shared and a[8].value == 77
+        assert a[9] is None and a[12] == [1, 2, None]
+        numbers = np.frombuffer(a[11][:8*(len(cuda.FIELDS) - 1)], np.int64)
+        assert numbers.tolist() == [*range(101, 115), *(2**40 + k for k in (plan.partial, plan.sums, plan.slopes)),
+                                    *s, *l.sizes[-3:]]
+        eps = np.frombuffer(a[11][8*(len(cuda.FIELDS) - 1):], np.float64 if dtype == "float64" else np.float32)
+        assert eps.tolist() == [np.float64(1e-5) if dtype == "float64" else np.float32(1e-5)]
+    driver.fail = 1
+    must_raise(RuntimeError, "cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE", cuda.launch, plan, range(14), 0, 0.,
+               (9, 0), 0)
+
+
+def test_parameters_of_the_kernel_are_those_of_the_launch():
+    "The order and size of a kernel's parameters in PTX are those of the block that launch fills."
+    if not cuda.compiles: pytest.skip("needs numba-cuda")
+    for dtype, last in (("float32", ".f32"), ("float64", ".f64")):
+        form = cuda.Form("fold_sums", dtype, dtype, "", None, 0, 0, warp=32, team=32, threads=256)
+        _, ptx, _ = cuda.build(form, (9, 0))
+        kinds = re.findall(r"^\s*\.param (\.\w+) ", ptx.split(".entry")[1].split(")")[0], re.M)
+        assert kinds == [".u64"]*(len(cuda.FIELDS) - 1) + [last]
+
+
+def fresh(code, **env):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                          env=os.environ | env).stdout
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith({names!r}): raise ModuleNotFoundError(f"No module named {{name!r}}")
+sys.meta_path.insert(0, Block())
+from gn_nb import cuda
+from gn_nb.shapes import sizes
+assert not cuda.compiles
+plan = cuda.plan("forward", False, "float32", "float32", "", None, sizes((2, 8, 4), 4), True, cuda.Card((9, 0), 132, 1))
+try: cuda.build(plan.launches[0].form, (9, 0))
+except ImportError as e: print(e)
+"""
+
+
+@pytest.mark.parametrize("names", [("numba.cuda", "numba_cuda"), ("numba.cuda.datamodel",)],
+                         ids=["no numba-cuda", "the one that came with numba"])
+def test_without_the_compiler(names):
+    out = fresh(BLOCKED.format(names=names)).strip()
+    assert out == ('CUDA tensors need numba-cuda: pip install "gn_nb[cuda12]" or "gn_nb[cuda13]", whichever is nearer '
+                   'to torch.version.cuda')
+
+
+def test_import_does_not_need_torch():
+    assert fresh("import sys; from gn_nb import cuda; print('torch' in sys.modules)").split() == ["False"]
+
+
+def test_without_a_driver(monkeypatch):
+    cuda.driver.cache_clear()
+    def missing(name): raise OSError(f"{name}: cannot open shared object file")
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    must_raise(OSError, "libcuda", cuda.driver)
+    cuda.driver.cache_clear()
