@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
-           'empty_like', 'cpu_forward', 'cpu_backward', 'forward_anywhere', 'backward_anywhere', 'gradients',
-           'EagerGroupNorm', 'check_arguments', 'Known', 'group_norm']
+           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
+           'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
+           'backward_anywhere', 'backward_on_card', 'gradients', 'EagerGroupNorm', 'check_arguments', 'Known',
+           'group_norm']
 
-# %% ../nbs/10_torch.ipynb #47d3e303
+# %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
 import math
 import sys
+import warnings
 from functools import cache, cached_property
 
 import numpy as np
@@ -22,7 +25,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #b55373dd
+# %% ../nbs/10_torch.ipynb #2f061c00
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -51,7 +54,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #44bf55df
+# %% ../nbs/10_torch.ipynb #0e77a167
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -86,7 +89,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #354d9d4e
+# %% ../nbs/10_torch.ipynb #5bae102f
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -107,7 +110,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #a09d24c5
+# %% ../nbs/10_torch.ipynb #62ffea0a
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -146,7 +149,91 @@ def _over_blocks(parts):
     "(2, blocks, C) -> (2, C), NumPy's sum: torch's may depend on the threads."
     return parts[:, 0] if parts.shape[1] == 1 else np.add.reduce(parts, 1)
 
-# %% ../nbs/10_torch.ipynb #5b12dbb8
+# %% ../nbs/10_torch.ipynb #275b97a0
+@cache
+def card_kernels():
+    "The module `cuda`; None, with a warning, where it cannot compile."
+    if torch.version.cuda is None: return None                                   # torch knows no cards, or others
+    from gn_nb import cuda
+    if cuda.compiles: return cuda
+    major = torch.version.cuda.split(".")[0]
+    warnings.warn("CUDA tensors are normalized by torch's own operations, several times slower; for the kernels: "
+                  f'pip install "gn_nb[cuda{major}]"', stacklevel=2)
+
+def for_card(input):
+    "Is this a tensor that the kernels for cards take?"
+    return input.is_cuda and input.dtype in DTYPE and card_kernels() is not None
+
+def on_card(device):
+    "What the planner must know of a device, and a function that carries out a plan on its current stream."
+    cuda, stream = card_kernels(), torch.cuda.current_stream(device).cuda_stream
+    card = cuda.card(device.index)
+    def execute(*plan):
+        with torch.cuda.device(device): cuda.launch(*plan, card.capability, stream)
+    return card, execute
+
+# %% ../nbs/10_torch.ipynb #a1a8d033
+def _wide(dtype): return torch.float64 if dtype is torch.float64 else torch.float32
+
+def new_statistics(input, s):
+    "Memory for the statistics: mean and rstd, (2, N, G) float64; on a card the mean in two parts and rstd, (3, N, G)."
+    if not for_card(input): return torch.empty((2, s.N, s.G), dtype=torch.float64)
+    return input.new_empty((3, s.N, s.G), dtype=_wide(input.dtype))
+
+def mean_and_rstd(stats):
+    "(N, G) each, float64, in memory of their own."
+    *mean, rstd = stats.double()
+    return sum(mean[1:], mean[0]).clone(), rstd.clone()
+
+def two_parts(mean, rstd, dtype):
+    "Their inverse for a card, from float64."
+    hi = mean.to(_wide(dtype))
+    return torch.stack([hi, (mean - hi).to(hi.dtype), rstd.to(hi.dtype)])
+
+def _card_call(direction, arrays, s, weight, bias, activation, scale, shift, **more):
+    "Plan, working memory, parameters and scalings of a call for these arrays like x, and what carries it out."
+    x = arrays[0]
+    weight, bias, narrow = _stored(weight, bias, x.dtype)
+    scale, shift, tight = _stored(scale, shift, x.dtype)
+    def name(given, own): return DTYPE[x.dtype if own else _wide(x.dtype)] if given else ""
+    card, execute = on_card(x.device)
+    plan = card_kernels().plan(
+        direction, not x.is_contiguous(), DTYPE[x.dtype], name(True, narrow),
+        name(scale is not None or shift is not None, tight), activation, s,
+        all(t.data_ptr() % 16 == 0 for t in arrays), card, **more)
+    work = torch.empty(plan.workspace, dtype=torch.uint8, device=x.device)
+    return plan, work, (weight, bias), (scale, shift), execute
+
+def card_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
+    "y of a tensor on a card, its statistics written to `stats`."
+    x = input.contiguous(memory_format=layout(input))
+    y = torch.empty_like(x) if out is None else out
+    if not x.numel():
+        stats[0], stats[1], stats[2] = 0, 0, eps**-0.5 if eps else math.inf
+        return y
+    plan, work, parameters, scaling, execute = _card_call("forward", (x, y), s, weight, bias, activation, scale, shift)
+    card_kernels().forward(plan, x.data_ptr(), y.data_ptr(), *map(_address, parameters), stats[0].data_ptr(),
+                           stats[2].data_ptr(), eps, *map(_address, scaling), work.data_ptr(), execute)
+    return y
+
+def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx):
+    "dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift)."
+    form = layout(input)
+    x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
+    dx = torch.empty_like(x) if need_dx else None
+    sums, adaptive = stats.new_zeros((2, s.C)), scale is not None or shift is not None
+    each = stats.new_zeros((2, s.N, s.C)) if adaptive else (None, None)
+    if x.numel():
+        arrays = x, dy, *((dx,) if need_dx else ())
+        plan, work, parameters, scaling, execute = _card_call(
+            "backward", arrays, s, weight, bias, activation, scale, shift, need_dx=need_dx)
+        card_kernels().backward(
+            plan, dy.data_ptr(), x.data_ptr(), stats[0].data_ptr(), stats[2].data_ptr(), *map(_address, parameters),
+            *map(_address, scaling), _address(dx), *(t.data_ptr() for t in sums), *map(_address, each), work.data_ptr(),
+            execute)
+    return dx, *sums, *each
+
+# %% ../nbs/10_torch.ipynb #ffc23435
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -168,12 +255,22 @@ def forward_anywhere(input, num_groups, weight, bias, eps, activation=None, scal
 
 torch.library.impl("gn_nb::forward", "CompositeExplicitAutograd", forward_anywhere)
 
+def forward_on_card(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
+    "The operator on a card."
+    if not for_card(input): return forward_anywhere(input, num_groups, weight, bias, eps, activation, scale, shift)
+    s = sizes(input.shape, num_groups)
+    stats = new_statistics(input, s)
+    y = card_forward(input, s, weight, bias, eps, activation, scale, shift, stats)
+    return y, *mean_and_rstd(stats)
+
+torch.library.impl("gn_nb::forward", "cuda", forward_on_card)
+
 @torch.library.register_fake("gn_nb::forward")
 def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #bd395744
+# %% ../nbs/10_torch.ipynb #cc35b747
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
@@ -208,6 +305,18 @@ def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, acti
 
 torch.library.impl("gn_nb::backward", "CompositeExplicitAutograd", backward_anywhere)
 
+def backward_on_card(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None,
+                     need_dx=True):
+    "The operator on a card."
+    if not for_card(input):
+        return backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias, activation, scale, shift, need_dx)
+    found = card_backward(dy, input, sizes(input.shape, num_groups), two_parts(mean, rstd, input.dtype), weight, bias,
+                          activation, scale, shift, need_dx)
+    dx, *others = (mean.new_empty(0) if t is None else t for t in found)
+    return dx, *(t.double() if t.dtype is torch.float32 else t.clone() for t in others)
+
+torch.library.impl("gn_nb::backward", "cuda", backward_on_card)
+
 @torch.library.register_fake("gn_nb::backward")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     N, C = input.shape[:2]
@@ -216,7 +325,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #0baad55f
+# %% ../nbs/10_torch.ipynb #86b5de12
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -247,20 +356,20 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #68f7ce38
+# %% ../nbs/10_torch.ipynb #1e6ea80a
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 class EagerGroupNorm(torch.autograd.Function):
-    "The operator for CPU tensors in eager mode; `known` is what is known of this kind of call, or None."
+    "The operator in eager mode; `known` is what is known of this kind of call, or None."
     @staticmethod
     def forward(ctx, input, weight, bias, scale, shift, s, eps, activation, known):
-        stats = torch.empty((2, s.N, s.G), dtype=torch.float64)
+        stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
         ctx.s, ctx.eps, ctx.activation, ctx.known = s, eps, activation, known
         ctx.save_for_backward(input, weight, bias, scale, shift, stats)
         if known: return known.forward(input, weight, bias, stats.data_ptr())
-        return cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats)
+        return forward(input, s, weight, bias, eps, activation, scale, shift, stats)
 
     @staticmethod
     def backward(ctx, dy):
@@ -272,13 +381,14 @@ class EagerGroupNorm(torch.autograd.Function):
             return *found, None, None, None, None, None, None
         def backward(need_dx):
             rest = weight, bias, ctx.activation, scale, shift, need_dx
-            if watched: return backward_op(dy, input, *stats, ctx.s.G, *rest)
+            if watched: return backward_op(dy, input, *mean_and_rstd(stats), ctx.s.G, *rest)
+            if for_card(input): return card_backward(dy, input, ctx.s, stats, *rest)
             at = stats.data_ptr()
             return cpu_backward(dy, input, ctx.s, (at, at + stats.nbytes//2), *rest)
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
         return *found, None, None, None, None
 
-# %% ../nbs/10_torch.ipynb #6dd8a7e3
+# %% ../nbs/10_torch.ipynb #5198c95a
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -291,7 +401,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #1321acac
+# %% ../nbs/10_torch.ipynb #bfa25cc9
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -327,15 +437,16 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #560d5f9d
+# %% ../nbs/10_torch.ipynb #c7601eb5
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
-    "A CPU tensor in eager mode, and nobody who looks into the call or listens to torch's dispatcher?"
-    return (type(input) in PLAIN_TYPES and input.is_cpu and input.dtype in DTYPE and not _looked_into()
-            and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None)
+    "A tensor for the kernels, in eager mode, and nobody who looks into the call or listens to torch's dispatcher?"
+    return (type(input) in PLAIN_TYPES and input.dtype in DTYPE and (input.is_cpu or for_card(input))
+            and not _looked_into() and not torch._C._len_torch_dispatch_stack()
+            and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #1c204445
+# %% ../nbs/10_torch.ipynb #fc7ee65d
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, Known)
 
@@ -394,7 +505,7 @@ def _remember(key, input, s, eps, activation):
     _known[key] = s, known
     return known
 
-# %% ../nbs/10_torch.ipynb #93fb6666
+# %% ../nbs/10_torch.ipynb #87ce6372
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -412,7 +523,7 @@ def group_norm(
     straight = not compiling and _straight(input)
     gradient = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (input, weight, bias, scale, shift))
-    if straight and out is scale is shift is None:
+    if straight and not for_card(input) and out is scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
         s, known = _known.get(key, (None, None))                      # one look: another thread may clear it
         if known:
@@ -431,10 +542,10 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
     if straight and gradient:
         return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation, known)
     if straight:
-        stats = torch.empty((2, s.N, s.G), dtype=torch.float64)
+        stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
         there = (out is not None and out.stride() == input.stride() and input.is_contiguous(memory_format=layout(input))
                  and (out.data_ptr() == input.data_ptr() or not _share(out, input)))
-        y = cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
+        y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
     else:
         f = plain if not torch.compiler.is_compiling() and _looked_into() else forward_op
         y = f(input, s.G, weight, bias, eps, activation, scale, shift)[0]
