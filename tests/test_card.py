@@ -94,6 +94,8 @@ def test_out_no_gradient_and_empty(simulated):
     y = group_norm(empty, 2, w)
     gradients = torch.autograd.grad(y.sum(), (empty, w))
     assert y.shape == gradients[0].shape == (0, 4, 5) and torch.equal(gradients[1], torch.zeros(4))
+    _, mean, rstd = ops.forward_on_card(torch.empty(2, 4, 0), 2, None, None, 1e-4)
+    assert torch.equal(mean, torch.zeros(2, 2).double()) and (rstd - 100).abs().max() < 1e-4
 
 
 def test_second_order_goes_through_the_plain_version(simulated):
