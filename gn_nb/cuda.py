@@ -1243,8 +1243,8 @@ def _team(need, most, least, units, card, limit):
     return team, vectors
 
 def _cluster(need, most, groups, card):
-    "Blocks for a group of `need` vectors: enough to hold it, and more while the card has room for twice as many."
-    blocks = min(card.cluster, power_of_two(-(-need//(card.most*most))))
+    "Blocks for a group of `need` vectors: threads half full if possible, and more blocks while there is room."
+    blocks = min(card.cluster, power_of_two(-(-need//(card.most*max(1, most//2)))))
     while 2*blocks <= card.cluster and 2*blocks*groups <= card.processors and need > blocks*card.most: blocks *= 2
     return blocks
 
