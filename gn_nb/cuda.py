@@ -1098,6 +1098,7 @@ def row_gradient_sums(p):
         put(p, p.partial, j, front(p, both))
         put(p, p.partial, p.N*p.units*p.C + j, back(p, both))
 
+# %% ../nbs/09_cuda.ipynb #59724af6
 def fold_sums(p):
     "A team adds up the slices of a channel."
     u, plane = unit(p), p.N*p.units*p.C
@@ -1134,6 +1135,7 @@ def slopes(p):
         put(p, p.slopes, at, f)
         put(p, p.slopes, p.N*p.G + at, front(p, both)*r*-1. - lo*f)
 
+# %% ../nbs/09_cuda.ipynb #8cbb6177
 @register_jitable
 def gradient_vector(p, i, x, dy, rest):
     "dx of one vector of a run, or of one element."
@@ -1170,6 +1172,7 @@ def input_gradient_rows(p):
         z = gradient(p, dy, d*repeat(p, a) + repeat(p, b))
         store(p, p.dx, start, step, count, z*repeat(p, a) + (d*repeat(p, f) + repeat(p, e)))
 
+# %% ../nbs/09_cuda.ipynb #5bb9dc3e
 def parameter_gradients(p):
     "A block sums the gradients of the parameters over the batch: a column of threads for each channel."
     lanes, k, c = p.threads//p.columns, thread()//p.columns, block()*p.columns + thread() % p.columns
