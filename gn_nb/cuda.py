@@ -139,6 +139,7 @@ CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "
 
 # %% ../nbs/09_cuda.ipynb #a591f959
 try:
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"): raise ImportError("numba plays the card itself")
     import numba.cuda.dispatcher
     from numba.cuda import compiler, types
     from numba.cuda.datamodel.models import PrimitiveModel, StructModel
@@ -1358,8 +1359,8 @@ _lock = threading.Lock()
 def build(form:Form, capability:tuple):
     "(name, PTX, machine code) of a kernel; ImportError, with what to install, if the compiler is not there."
     if not compiles:
-        raise ImportError("CUDA tensors need numba-cuda: pip install \"gn_nb[cuda12]\" or \"gn_nb[cuda13]\", "
-                          "whichever is nearer to torch.version.cuda")
+        raise ImportError('CUDA tensors need numba-cuda, pip install "gn_nb[cuda12]" or "gn_nb[cuda13]", whichever is '
+                          "nearer to torch.version.cuda, and NUMBA_ENABLE_CUDASIM not set")
     from cuda.core import Linker, LinkerOptions, ObjectCode
     dispatcher = numba.cuda.dispatcher
     with _lock:
