@@ -141,6 +141,7 @@ CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "
 try:
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"): raise ImportError("numba plays the card itself")
     import numba.cuda.dispatcher
+    from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba.cuda import compiler, types
     from numba.cuda.datamodel.models import PrimitiveModel, StructModel
     from numba.cuda.extending import (
@@ -153,7 +154,7 @@ try:
     )
     from numba.cuda.typing.templates import AttributeTemplate, infer_global, make_intrinsic_template
     compiles = True
-except ImportError:                # not there, or the one that numba used to bring along
+except ImportError:                # not there, or too old, or the one that numba used to bring along
     from numba import types
     PrimitiveModel = StructModel = AttributeTemplate = object
     infer_getattr = register_jitable = lambda f: f
@@ -1361,7 +1362,6 @@ def build(form:Form, capability:tuple):
     if not compiles:
         raise ImportError('CUDA tensors need numba-cuda, pip install "gn_nb[cuda12]" or "gn_nb[cuda13]", whichever is '
                           "nearer to torch.version.cuda, and NUMBA_ENABLE_CUDASIM not set")
-    from cuda.core import Linker, LinkerOptions, ObjectCode
     dispatcher = numba.cuda.dispatcher
     with _lock:
         known = dispatcher.get_current_device

@@ -321,8 +321,8 @@ except ImportError as e: print(e)
 
 
 @pytest.mark.parametrize("names, simulator", [(("numba.cuda", "numba_cuda"), "0"), (("numba.cuda.datamodel",), "0"),
-                                              (("no such module",), "1")],
-                         ids=["no numba-cuda", "the one that came with numba", "numba's simulator"])
+                                              (("cuda.core",), "0"), (("no such module",), "1")],
+                         ids=["no numba-cuda", "the one that came with numba", "too old", "numba's simulator"])
 def test_without_the_compiler(names, simulator):
     out = fresh(BLOCKED.format(names=names), NUMBA_ENABLE_CUDASIM=simulator).strip()
     assert out == ('CUDA tensors need numba-cuda, pip install "gn_nb[cuda12]" or "gn_nb[cuda13]", whichever is nearer '
