@@ -139,7 +139,9 @@ CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "
 
 # %% ../nbs/09_cuda.ipynb #a591f959
 try:
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"): raise ImportError("numba plays the card itself")
     import numba.cuda.dispatcher
+    from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba.cuda import compiler, types
     from numba.cuda.datamodel.models import PrimitiveModel, StructModel
     from numba.cuda.extending import (
@@ -152,7 +154,7 @@ try:
     )
     from numba.cuda.typing.templates import AttributeTemplate, infer_global, make_intrinsic_template
     compiles = True
-except ImportError:                # not there, or the one that numba used to bring along
+except ImportError:                # not there, or too old, or the one that numba used to bring along
     from numba import types
     PrimitiveModel = StructModel = AttributeTemplate = object
     infer_getattr = register_jitable = lambda f: f
@@ -1098,6 +1100,7 @@ def row_gradient_sums(p):
         put(p, p.partial, j, front(p, both))
         put(p, p.partial, p.N*p.units*p.C + j, back(p, both))
 
+# %% ../nbs/09_cuda.ipynb #59724af6
 def fold_sums(p):
     "A team adds up the slices of a channel."
     u, plane = unit(p), p.N*p.units*p.C
@@ -1134,6 +1137,7 @@ def slopes(p):
         put(p, p.slopes, at, f)
         put(p, p.slopes, p.N*p.G + at, front(p, both)*r*-1. - lo*f)
 
+# %% ../nbs/09_cuda.ipynb #8cbb6177
 @register_jitable
 def gradient_vector(p, i, x, dy, rest):
     "dx of one vector of a run, or of one element."
@@ -1170,6 +1174,7 @@ def input_gradient_rows(p):
         z = gradient(p, dy, d*repeat(p, a) + repeat(p, b))
         store(p, p.dx, start, step, count, z*repeat(p, a) + (d*repeat(p, f) + repeat(p, e)))
 
+# %% ../nbs/09_cuda.ipynb #5bb9dc3e
 def parameter_gradients(p):
     "A block sums the gradients of the parameters over the batch: a column of threads for each channel."
     lanes, k, c = p.threads//p.columns, thread()//p.columns, block()*p.columns + thread() % p.columns
@@ -1243,8 +1248,8 @@ def _team(need, most, least, units, card, limit):
     return team, vectors
 
 def _cluster(need, most, groups, card):
-    "Blocks for a group of `need` vectors: enough to hold it, and more while the card has room for twice as many."
-    blocks = min(card.cluster, power_of_two(-(-need//(card.most*most))))
+    "Blocks for a group of `need` vectors: threads half full if possible, and more blocks while there is room."
+    blocks = min(card.cluster, power_of_two(-(-need//(card.most*max(1, most//2)))))
     while 2*blocks <= card.cluster and 2*blocks*groups <= card.processors and need > blocks*card.most: blocks *= 2
     return blocks
 
@@ -1355,9 +1360,8 @@ _lock = threading.Lock()
 def build(form:Form, capability:tuple):
     "(name, PTX, machine code) of a kernel; ImportError, with what to install, if the compiler is not there."
     if not compiles:
-        raise ImportError("CUDA tensors need numba-cuda: pip install \"gn_nb[cuda12]\" or \"gn_nb[cuda13]\", "
-                          "whichever is nearer to torch.version.cuda")
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+        raise ImportError('CUDA tensors need numba-cuda, pip install "gn_nb[cuda12]" or "gn_nb[cuda13]", whichever is '
+                          "nearer to torch.version.cuda, and NUMBA_ENABLE_CUDASIM not set")
     dispatcher = numba.cuda.dispatcher
     with _lock:
         known = dispatcher.get_current_device

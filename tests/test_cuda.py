@@ -231,7 +231,7 @@ def test_in_place_and_without_dx(machine, rows):
 
 
 @both_layouts
-def test_same_bits_every_time_and_alone(machine, rows):
+def test_same_bits_every_time(machine, rows):
     for shape, G in (((3, 8, 5, 7), 4), ((3, 8, 20, 20), 2)):
         x, dy = draw(shape, torch.bfloat16), draw(shape, torch.bfloat16, 1)
         first = machine.run(x, dy, G, rows=rows, activation="silu")
