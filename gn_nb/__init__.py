@@ -3,8 +3,8 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_public = dict(group_norm="ops", GroupNorm="layers")
-_modules = ("testing", "shapes", "reference", "cpu", "ops", "layers")
+_public = dict(group_norm="ops", GroupNorm="layers", moments="distributed", merge="distributed", apply="distributed")
+_modules = ("testing", "shapes", "reference", "cpu", "ops", "layers", "distributed")
 __all__ = [*_public]
 
 
