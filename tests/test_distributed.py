@@ -5,12 +5,16 @@ import sys
 import time
 import traceback
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given as given_
+from hypothesis import settings
+from hypothesis import strategies as st
 
 import gn_nb
 from gn_nb import apply, distributed, merge, moments, reference
@@ -37,6 +41,105 @@ def test_parts_equal_the_reference(case, dtype):
     found = moments(x, case.num_groups)
     assert [t.dtype for t in found] == [torch.float64]*3
     assert_close(apply(x, found, w, b), exact, DTYPES[dtype], dtype=dtype)
+
+
+@settings(max_examples=30)
+@given_(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.lists(st.integers(0, 5), min_size=1,
+        max_size=5), st.floats(-1e6, 1e6), st.permutations(range(5)))
+def test_merging_is_exact_in_any_order_and_bracketing(N, G, D, W, cuts, mean, order):
+    x = random(N, G*D, sum(cuts), W) + mean
+    parts = [moments(part, G) for part in x.split(cuts, 2)]
+    shuffled = [parts[k] for k in order if k < len(parts)]
+    middle = len(parts)//2
+    halves = [merge(*half) for half in (parts[:middle], parts[middle:]) if half]
+    for merged in (merge(*parts), merge(*shuffled), merge(*halves), reduce(merge, parts)):
+        assert torch.equal(merged[0], moments(x, G)[0])
+        for a, b in zip(merged[1:], moments(x, G)[1:], strict=True): assert_close(a, b, 1e-8)       # means of 1e6 in M2
+    for a, b in zip(merge(*parts)[1:], reference.moments(x.numpy(), G)[1:], strict=True): assert_close(a, b, 1e-8)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+def test_parts_are_differentiable_twice(activation):
+    x, (w, b) = random(2, 6, 3, 2).requires_grad_(), random(2, 6).requires_grad_()
+    mask = random(2, 1, 3, 2, seed=1) > -1
+
+    def f(x, w, b):
+        whole = merge(moments(x[..., :1], 3, mask[..., :1]), moments(x[..., 1:], 3, mask[..., 1:]))
+        return apply(x, whole, w, b, activation=activation)
+
+    assert torch.autograd.gradcheck(f, (x, w, b)) and torch.autograd.gradgradcheck(f, (x, w, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("filling", [0., 1e4, torch.nan, torch.inf], ids=str)
+def test_masked_equals_unpadded(dtype, filling):
+    lengths, (w, b) = [1, 6, 4, 9], random(2, 6, dtype=dtype)
+    mask = (torch.arange(9) < torch.tensor(lengths)[:, None])[:, None]
+    x = torch.where(mask, random(4, 6, 9, dtype=dtype), filling)
+    found = moments(x, 3, mask)
+    assert found[0].tolist() == [[2.*n]*3 for n in lengths]
+    y = apply(x, found, w, b)
+    for k, n in enumerate(lengths):
+        alone = reference.group_norm(x[k:k + 1, :, :n].double().numpy(), 3, w.double().numpy(), b.double().numpy())
+        assert_close(y[k:k + 1, :, :n], alone, 1e-6 if dtype == torch.float32 else 1e-12, dtype=dtype)
+
+
+def test_gradients_of_a_mask_are_those_of_the_unpadded():
+    mask = (torch.arange(9) < torch.tensor([4, 9])[:, None])[:, None]
+    x, dy = torch.where(mask, random(2, 6, 9), 1e4).requires_grad_(), torch.where(mask, random(2, 6, 9, seed=1), 0)
+    dx, = torch.autograd.grad(apply(x, moments(x, 3, mask)), x, dy)
+    assert (dx[0, :, 4:] == 0).all()
+    for k, n in ((0, 4), (1, 9)):
+        alone = x[k:k + 1, :, :n].detach().requires_grad_()
+        expected, = torch.autograd.grad(torch.nn.functional.group_norm(alone, 3), alone, dy[k:k + 1, :, :n])
+        assert_close(dx[k:k + 1, :, :n], expected, 1e-11)
+
+
+def test_masks_of_channels_and_of_nothing():
+    x, mask = random(2, 4, 5), torch.ones(2, 4, 1, dtype=torch.bool)
+    mask[0, 0], mask[1] = False, False
+    count, mean, M2 = moments(x, 2, mask)
+    assert count.tolist() == [[5, 10], [0, 0]] and not mean[1].any() and not M2[1].any()
+    assert_close(mean[0, 0], x[0, 1].mean(), 1e-14)
+    assert_close(M2[0, 0], x[0, 1].var(correction=0)*5, 1e-12)
+    for mine, whole in zip(moments(x, 2, torch.ones(1, 1, 1, dtype=torch.bool)), moments(x, 2), strict=True):
+        assert torch.equal(mine, whole)
+
+
+def test_masks_agree_with_flax():
+    flax, jnp = pytest.importorskip("flax.nnx"), pytest.importorskip("jax.numpy")
+    x, mask = random(3, 6, 9, dtype=torch.float32), random(3, 1, 9, seed=1) > 0
+    norm = flax.GroupNorm(6, num_groups=3, epsilon=1e-5, use_fast_variance=False, rngs=flax.Rngs(0))
+    theirs = norm(jnp.asarray(x.movedim(1, 2).numpy()), mask=jnp.asarray(mask.expand(3, 6, 9).movedim(1, 2).numpy()))
+    assert_close(apply(x, moments(x, 3, mask)), torch.tensor(theirs.__array__()).movedim(2, 1), 1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_layouts_and_large_means(layout):
+    x = (random(2, 8, 33, 31, dtype=torch.float32) + 1e5).contiguous(memory_format=layout)
+    found = merge(moments(x[..., :7], 4), moments(x[..., 7:], 4))
+    y = apply(x, found)
+    assert y.is_contiguous(memory_format=layout)
+    assert_close(y, reference.group_norm(x.double().numpy(), 4), 1e-6, dtype="float32")
+    strided = x.transpose(2, 3)[..., ::2]
+    assert_close(apply(strided, moments(strided, 4)), reference.group_norm(strided.double().numpy(), 4), 1e-6,
+                 dtype="float32")
+    constant = torch.full((1, 4, 3, 3), 350.1)
+    assert (apply(constant, moments(constant, 2), None, torch.ones(4)) == 1).all()
+
+
+def test_without_processes():
+    must_raise(RuntimeError, "sharded_group_norm needs torch.distributed.init_process_group, which was not called",
+               sharded_group_norm, random(2, 4), 2, dim=1)
+    count, mean, M2 = moments(random(2, 4), 2)
+    must_raise(TypeError, "moments must be a tuple (count, mean, M2) of tensors", apply, random(2, 4), (8, mean, M2))
+    must_raise(ValueError, "moments must be three tensors of one shape (N, G), got (2, 2), (2, 2), (2, 1)", apply,
+               random(2, 4), (count, mean, M2[:, :1]))
+    must_raise(ValueError, "num_channels (3) must be divisible by num_groups (2)", apply, random(2, 3), (count, mean, M2))
+    must_raise(TypeError, "mask must be a torch.Tensor, got bool", moments, random(2, 4), 2, True)
+    must_raise(ValueError, "mask must have as many dimensions as x, (2, 4), each of size 1 or x's, got (2, 3)", moments,
+               random(2, 4), 2, torch.ones(2, 3, dtype=torch.bool))
+    must_raise(ValueError, "eps (-1) must be finite and at least 0", apply, random(2, 4), (count, mean, M2), eps=-1)
 
 
 # Split over processes. A function without `test` in its name runs on every rank: it gets its number, and groups.
