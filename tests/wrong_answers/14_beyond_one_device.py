@@ -48,7 +48,7 @@ WRONG = {
         '''def lost(*parts):                                         # a sum, not an average
     n, mean, _ = merge(*parts)
     return sum(count*(m - mean).square() for count, m, _ in parts)''',
-        '''def lost(*parts):                                         # from an average of the means that ignores the counts
+        '''def lost(*parts):                                         # from a mean that ignores the counts
     n, mean = merge(*parts)[0], sum(m for _, m, _ in parts)/len(parts)
     return sum(count*(m - mean).square() for count, m, _ in parts)/n''',
         '''def lost(*parts):                                         # from parts that all count the same
