@@ -311,6 +311,8 @@ BAD = {       # what rank 1 does otherwise -> what all ranks must raise
     "requires_grad must be the same on all ranks, got False on rank 0 and True":
         dict(input=random(2, 4, 2).requires_grad_()),
     "dim must be the same on all ranks, got 2 on rank 0 and 1": dict(dim=1),
+    "split must be the same on all ranks, got one of hash":
+        dict(input=random(2, 5, 2), split=(4, 5, 4, 4), num_groups=1, dim=1),
     "on rank 1: input must be a torch.Tensor, got list": dict(input=[[1.]]),
     "on rank 1: input must have a dtype of": dict(input=random(2, 4, 2).to(torch.float8_e5m2)),
     "on rank 1: input must have a floating dtype, got torch.int64": dict(input=torch.ones(2, 4, 2).long()),
@@ -340,6 +342,7 @@ def bad(rank, groups):
     for words, changed in (*BAD.items(), *ALL_BAD.items()):
         if rank == 3 and "more than one" in words: changed = changed | dict(input=random(1, 1, 1))
         call = dict(input=random(2, 4, 2), num_groups=2, dim=2) | (changed if rank == 1 or words in ALL_BAD else {})
+        if rank != 1 and "hash" in words: call |= dict(dim=1, split=(4, 4, 4, 4), num_groups=1)
         start = time.monotonic()
         try: sharded_group_norm(**call); said.append((words, "nothing raised", 0))
         except (TypeError, ValueError) as e: said.append((words, str(e), time.monotonic() - start))
