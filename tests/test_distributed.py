@@ -67,6 +67,8 @@ def test_parts_are_differentiable_twice(activation):
         return apply(x, whole, w, b, activation=activation)
 
     assert torch.autograd.gradcheck(f, (x, w, b)) and torch.autograd.gradgradcheck(f, (x, w, b))
+    mask = torch.ones_like(mask)
+    assert_close(f(x, w, b), gn_nb.group_norm(x, 3, w, b, activation=activation), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
