@@ -125,6 +125,8 @@ def test_layouts_and_large_means(layout):
     strided = x.transpose(2, 3)[..., ::2]
     assert_close(apply(strided, moments(strided, 4)), reference.group_norm(strided.double().numpy(), 4), 1e-6,
                  dtype="float32")
+    swapped = random(8, 2, 3, 3).transpose(0, 1)                  # (2, 8, 3, 3), samples beside each other in memory
+    assert apply(swapped, moments(swapped, 4)).is_contiguous()
     constant = torch.full((1, 4, 3, 3), 350.1)
     assert (apply(constant, moments(constant, 2), None, torch.ones(4)) == 1).all()
 
