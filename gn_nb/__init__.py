@@ -3,7 +3,8 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_public = dict(group_norm="ops", GroupNorm="layers", convert_batch_norm="convert", accelerate="convert", to_torch="convert")
+_public = dict(group_norm="ops", GroupNorm="layers", convert_batch_norm="convert", accelerate="convert",
+               to_torch="convert")
 _modules = ("testing", "shapes", "reference", "cpu", "ops", "layers", "convert")
 __all__ = [*_public]
 
