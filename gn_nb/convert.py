@@ -8,7 +8,7 @@ __all__ = ['ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'MODULES', 'gcd_groups', 'Gro
            'activation_name', 'library', 'looks_frozen', 'as_batch_norm', 'build', 'with_affine', 'convert_batch_norm',
            'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch']
 
-# %% ../nbs/13_converting.ipynb #4eb666c8
+# %% ../nbs/13_converting.ipynb #4dced319
 import html
 import math
 import warnings
@@ -22,7 +22,7 @@ from torch import nn
 from .layers import GroupNorm
 from .shapes import check_affine, check_groups
 
-# %% ../nbs/13_converting.ipynb #6c237c16
+# %% ../nbs/13_converting.ipynb #d403e76a
 def gcd_groups(
     num_channels:int,   # C, at least 1
     num_groups:int=32,  # the most groups wanted
@@ -32,7 +32,7 @@ def gcd_groups(
     if G == num_channels > 1: G //= next(p for p in range(2, G + 1) if G % p == 0)
     return G
 
-# %% ../nbs/13_converting.ipynb #98313492
+# %% ../nbs/13_converting.ipynb #13834d02
 class GroupRule:
     "Number of groups of a layer, from exactly one of three rules; raises TypeError or ValueError naming the layer."
     def __init__(self,
@@ -66,7 +66,7 @@ class GroupRule:
                              f"no spatial axes: groups of one value would all become 0; choose another rule or skip it")
         return G
 
-# %% ../nbs/13_converting.ipynb #3d745a06
+# %% ../nbs/13_converting.ipynb #53d32714
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
@@ -106,7 +106,7 @@ class Report:
         return (f"<p>{html.escape(self._title())}</p><table><thead>{row(Row._fields, 'th')}</thead>"
                 f"<tbody>{body}</tbody></table>")
 
-# %% ../nbs/13_converting.ipynb #539325f0
+# %% ../nbs/13_converting.ipynb #4b06be3f
 def check_model(model):
     if not isinstance(model, nn.Module): raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
@@ -141,7 +141,7 @@ def chooser(
     chosen = {m for _, m in found} if only is None else fitting("only", only)
     return chosen if skip is None else chosen - fitting("skip", skip)
 
-# %% ../nbs/13_converting.ipynb #8e854ec6
+# %% ../nbs/13_converting.ipynb #953414ed
 def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
@@ -181,7 +181,7 @@ def kept(
     if hooks: parts.append(f"hooks {hooks}")
     return ", ".join(parts) + (f"; also {', '.join(others)}" if others else "")
 
-# %% ../nbs/13_converting.ipynb #c88c0535
+# %% ../nbs/13_converting.ipynb #7f9b29c0
 class _Then:
     def forward(self, input):
         y = super().forward(input)
@@ -212,7 +212,7 @@ class LazyGroupNorm(nn.modules.lazy.LazyModuleMixin, GroupNorm):
         for p in unknown: p.materialize((self.num_channels,))
         if unknown: self.reset_parameters()
 
-# %% ../nbs/13_converting.ipynb #71af2678
+# %% ../nbs/13_converting.ipynb #d8c04e19
 class Found(NamedTuple):
     "A normalization as a conversion sees it."
     channels:int      # 0 if lazy
@@ -257,7 +257,7 @@ def as_batch_norm(
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)), why_not)
 
-# %% ../nbs/13_converting.ipynb #a1485221
+# %% ../nbs/13_converting.ipynb #c60d5548
 def build(
     found:Found, groups:int,
     activation:str=None,  # fused
@@ -287,7 +287,7 @@ def with_affine(
     new.affine = found.weight is not None or found.bias is not None
     return new
 
-# %% ../nbs/13_converting.ipynb #47f03412
+# %% ../nbs/13_converting.ipynb #46d50ae9
 def convert_batch_norm(
     model:nn.Module,      # changed in place
     num_groups:int=None,  # the most groups in a layer, see gcd_groups; 32 if no rule is given
@@ -315,7 +315,7 @@ def convert_batch_norm(
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)
 
-# %% ../nbs/13_converting.ipynb #4e8044eb
+# %% ../nbs/13_converting.ipynb #80b7cd7f
 KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is called right after it, and nowhere else
     ("diffusers.models.autoencoders.vae", "Encoder"): {"conv_norm_out": "conv_act"},
     ("diffusers.models.autoencoders.vae", "Decoder"): {"conv_norm_out": "conv_act"},
@@ -335,7 +335,7 @@ def followed(
         names = [name for name, child in parent._modules.items() if type(child) is not nn.Identity]
         return dict(pairwise(names))
     if kind(parent) == RESNET_BLOCK:           # with "scale_shift" the second activation comes after a modulation
-        return {"norm1": "nonlinearity", "norm2": "nonlinearity"} if parent.time_embedding_norm == "default" else {}
+        return {"norm1": "nonlinearity", "norm2": "nonlinearity"} if parent.time_embedding_norm != "scale_shift" else {}
     return KNOWN.get(kind(parent), {})
 
 class Fused(nn.Identity):
@@ -350,7 +350,7 @@ class Fused(nn.Identity):
     def forward(self, input):
         return self.activation(input) if self.vectors and input.ndim == 2 else input
 
-# %% ../nbs/13_converting.ipynb #40dc6837
+# %% ../nbs/13_converting.ipynb #e0ed2205
 def hooked(module):
     return any(getattr(module, f"_{k}_hooks") for k in ("forward", "forward_pre", "backward", "backward_pre"))
 
@@ -420,7 +420,7 @@ def accelerate(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #2f3b9dd3
+# %% ../nbs/13_converting.ipynb #4474112c
 MODULES = {name: cls for cls, name in ACTIVATIONS.items()}
 
 def to_torch(
