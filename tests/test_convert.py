@@ -359,3 +359,159 @@ class TestAccelerate:
         accelerate(model)
         x = rand(2, 3, 5, 5)
         assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), 1e-6)
+
+
+MODELS = {}
+
+
+def model_of(f):
+    "Register a function () -> (model, positional inputs, named inputs), of another library and with random weights."
+    MODELS[f.__name__] = f
+    return f
+
+
+@model_of
+def autoencoder_kl():
+    from diffusers import AutoencoderKL
+    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",)*2, up_block_types=("UpDecoderBlock2D",)*2, norm_num_groups=8,
+                         block_out_channels=(32, 64), layers_per_block=1), [rand(1, 3, 16, 16)], {}
+
+
+@model_of
+def unet2d_condition():
+    from diffusers import UNet2DConditionModel
+    return UNet2DConditionModel(
+        layers_per_block=1, block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=16, attention_head_dim=8, norm_num_groups=8,
+    ), [rand(1, 4, 8, 8), torch.tensor(3), rand(1, 3, 16)], {}
+
+
+@model_of
+def unet2d_scale_shift():
+    from diffusers import UNet2DModel
+    return UNet2DModel(
+        layers_per_block=1, block_out_channels=(32, 64), down_block_types=("DownBlock2D",)*2, up_block_types=("UpBlock2D",)*2,
+        norm_num_groups=8, resnet_time_scale_shift="scale_shift"), [rand(1, 3, 8, 8), torch.tensor(3)], {}
+
+
+@model_of
+def segresnet():
+    from monai.networks.nets import SegResNet
+    return SegResNet(spatial_dims=3, init_filters=8, in_channels=1, blocks_down=(1, 1), blocks_up=(1,)), [rand(1, 1, 8, 8, 8)], {}
+
+
+@model_of
+def bit():
+    from transformers import BitConfig, BitModel
+    return BitModel(BitConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4)), [rand(1, 3, 32, 32)], {}
+
+
+def densenet(dims):
+    from monai.networks.nets import DenseNet121
+    return DenseNet121(spatial_dims=dims, in_channels=1, out_channels=2), [rand(2, 1, *(32,)*dims)], {}
+
+
+def resnet(dims):
+    from monai.networks.nets import resnet18
+    return resnet18(spatial_dims=dims, n_input_channels=1, num_classes=2), [rand(2, 1, *(32,)*dims)], {}
+
+
+def hf_resnet(dims):
+    from transformers import ResNetConfig, ResNetModel
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+    return ResNetModel(config), [rand(2, 3, 32, 32)], {}
+
+
+def first(y):
+    "The tensor in the output of a model of any of these libraries."
+    return y if isinstance(y, torch.Tensor) else next(v for v in y.values() if isinstance(v, torch.Tensor))
+
+
+# normalizations, and how many of them apply the activation behind: read off the sources, block by block
+ACCELERATED = {"autoencoder_kl": (24, 22), "unet2d_condition": (21, 17), "unet2d_scale_shift": (17, 1), "segresnet": (7, 7),
+               "bit": (7, 7)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_other_libraries_accelerated(name):
+    torch.manual_seed(0)
+    model, args, kwargs = MODELS[name]()
+    reference = random_weights(model).eval()
+    model = copy.deepcopy(reference)
+    with torch.no_grad():
+        wanted = first(reference(*args, **kwargs))
+        report = accelerate(model)
+        assert (len(report.changed), sum("applies" in r.kept for r in report.changed)) == ACCELERATED[name], report
+        assert not any(type(m) is nn.GroupNorm for m in model.modules())
+        # a hundred layers, each with a few roundings of its own, on results of size up to ten
+        assert_close(first(model(*args, **kwargs)), wanted, 2e-5)
+        for a, b in ((model, reference), (reference, model)):
+            assert [*a.state_dict()] == [*b.state_dict()]
+            a.load_state_dict(b.state_dict())
+        assert_close(first(model(*args, **kwargs)), wanted, 2e-5)
+        assert len(to_torch(model).changed) == len(report.changed)
+        assert_close(first(model(*args, **kwargs)), wanted, 1e-6)
+
+
+def test_gradients_of_an_accelerated_model():
+    model, args, _ = unet2d_condition()
+    model = random_weights(model).train()
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        model(*args).sample.square().mean().backward()
+        found.append({k: p.grad.clone() for k, p in model.named_parameters()})
+        accelerate(model)
+    scale = max(g.abs().max().item() for g in found[0].values())
+    for k, g in found[0].items(): assert (found[1][k] - g).abs().max() <= 1e-5*scale, k
+
+
+@torch_warns
+@pytest.mark.parametrize("name", ["segresnet", "autoencoder_kl"])
+def test_accelerated_models_compile(name):
+    "The graph of torch.compile, run without code generation: what that would add is torch's matter and takes minutes."
+    torch.manual_seed(0)
+    model, args, _ = MODELS[name]()
+    model = random_weights(model).eval()
+    accelerate(model)
+    with torch.no_grad():
+        wanted = first(model(*args))
+        assert_close(first(torch.compile(model, backend="aot_eager")(*args)), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("make, dims, norms", [(densenet, 2, 121), (densenet, 3, 121), (resnet, 2, 20), (resnet, 3, 20),
+                                               (hf_resnet, 2, 6)])
+def test_models_of_other_libraries_converted(make, dims, norms):
+    torch.manual_seed(0)
+    model, args, kwargs = make(dims)
+    random_weights(model)
+    names = {k: v.clone() for k, v in model.named_parameters()}
+    report = convert_batch_norm(model)
+    assert len(report.changed) == len(report.rows) == norms and all(r.channels//r.groups > 1 for r in report.rows)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    assert [*model.state_dict()] == [*names] and all(torch.equal(v, names[k]) for k, v in model.named_parameters())
+    model.eval()
+    with torch.no_grad():
+        y = first(model(*args))
+        assert y.isfinite().all()
+        assert_close(first(model(args[0][:1])), y[:1], 2e-5)               # what batch normalization in training cannot
+        accelerate(model)
+        assert_close(first(model(*args)), y, 2e-5)
+    first(model.train()(*args)).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_timm():
+    pytest.importorskip("torchvision", reason="timm needs torchvision, which is not installed")
+    timm = pytest.importorskip("timm")
+    from timm.layers import BatchNormAct2d, GroupNormAct
+    model = random_weights(nn.Sequential(BatchNormAct2d(12), BatchNormAct2d(12, act_layer=nn.LeakyReLU), GroupNormAct(12, 4)))
+    x, norms = rand(2, 12, 5, 5), [*model]
+    convert_batch_norm(model)
+    y = expected(F.relu(expected(x, 4, norms[0])), 4, norms[1])
+    assert_close(model[:2](x), F.leaky_relu(y, 0.01), 1e-5)
+    wanted = model(x)
+    accelerate(model)
+    assert_close(model(x), wanted, 1e-5)
+    net = timm.create_model("resnet18").eval()
+    assert len(convert_batch_norm(net).changed) == 20 and net(rand(1, 3, 64, 64)).isfinite().all()
