@@ -6,9 +6,10 @@
 __all__ = ['ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'MODULES', 'gcd_groups', 'GroupRule', 'Row', 'Report', 'check_model', 'places',
            'chooser', 'take_over', 'put', 'kept', 'GroupNormThen', 'TorchGroupNormThen', 'LazyGroupNorm', 'Found',
            'activation_name', 'library', 'looks_frozen', 'as_batch_norm', 'build', 'with_affine', 'convert_batch_norm',
-           'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch']
+           'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch', 'imported',
+           'from_flax', 'from_keras', 'from_onnx']
 
-# %% ../nbs/13_converting.ipynb #4dced319
+# %% ../nbs/13_converting.ipynb #d287c492
 import html
 import math
 import warnings
@@ -16,13 +17,14 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from .layers import GroupNorm
 from .shapes import check_affine, check_groups
 
-# %% ../nbs/13_converting.ipynb #d403e76a
+# %% ../nbs/13_converting.ipynb #a04102d5
 def gcd_groups(
     num_channels:int,   # C, at least 1
     num_groups:int=32,  # the most groups wanted
@@ -32,7 +34,7 @@ def gcd_groups(
     if G == num_channels > 1: G //= next(p for p in range(2, G + 1) if G % p == 0)
     return G
 
-# %% ../nbs/13_converting.ipynb #13834d02
+# %% ../nbs/13_converting.ipynb #22db4ee9
 class GroupRule:
     "Number of groups of a layer, from exactly one of three rules; raises TypeError or ValueError naming the layer."
     def __init__(self,
@@ -66,7 +68,7 @@ class GroupRule:
                              f"no spatial axes: groups of one value would all become 0; choose another rule or skip it")
         return G
 
-# %% ../nbs/13_converting.ipynb #53d32714
+# %% ../nbs/13_converting.ipynb #cd9edfd2
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
@@ -106,7 +108,7 @@ class Report:
         return (f"<p>{html.escape(self._title())}</p><table><thead>{row(Row._fields, 'th')}</thead>"
                 f"<tbody>{body}</tbody></table>")
 
-# %% ../nbs/13_converting.ipynb #4b06be3f
+# %% ../nbs/13_converting.ipynb #e6bf3d2c
 def check_model(model):
     if not isinstance(model, nn.Module): raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
@@ -141,7 +143,7 @@ def chooser(
     chosen = {m for _, m in found} if only is None else fitting("only", only)
     return chosen if skip is None else chosen - fitting("skip", skip)
 
-# %% ../nbs/13_converting.ipynb #953414ed
+# %% ../nbs/13_converting.ipynb #0a104162
 def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
@@ -169,19 +171,24 @@ def put(
     return new.get(model, model)
 
 def kept(
-    old:nn.Module, found,  # see Found, below
+    old:nn.Module, new:nn.Module,
+    found,                 # see Found, below
     others,                # paths beside the first
 )->str:
     "The column of the report that says what a replacement keeps."
     values = {k: v for k, v in (("weight", found.weight), ("bias", found.bias)) if v is not None}
-    parts = [*values, f"eps {found.eps:g}", *found.then]
+    parts = [*values, f"eps {found.eps:g}"]
+    if isinstance(new, _Then): parts += [name for name, m in new.named_children() if type(m) is not nn.Identity]
     if values and not any(v.requires_grad for v in values.values()): parts.append("frozen")
     hooks = sum(len(v) for k, v in vars(old).items() if k.endswith("_hooks"))
     hooks -= 2*isinstance(old, nn.modules.lazy.LazyModuleMixin)                  # torch's own
     if hooks: parts.append(f"hooks {hooks}")
-    return ", ".join(parts) + (f"; also {', '.join(others)}" if others else "")
+    notes = [", ".join(parts)]
+    if others: notes.append(f"also {', '.join(others)}")
+    if isinstance(getattr(new, "activation", None), str): notes.append(f"applies {new.activation}")
+    return "; ".join(notes)
 
-# %% ../nbs/13_converting.ipynb #7f9b29c0
+# %% ../nbs/13_converting.ipynb #74d45461
 class _Then:
     def forward(self, input):
         y = super().forward(input)
@@ -212,7 +219,7 @@ class LazyGroupNorm(nn.modules.lazy.LazyModuleMixin, GroupNorm):
         for p in unknown: p.materialize((self.num_channels,))
         if unknown: self.reset_parameters()
 
-# %% ../nbs/13_converting.ipynb #d8c04e19
+# %% ../nbs/13_converting.ipynb #6a7ea5fb
 class Found(NamedTuple):
     "A normalization as a conversion sees it."
     channels:int      # 0 if lazy
@@ -257,7 +264,7 @@ def as_batch_norm(
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)), why_not)
 
-# %% ../nbs/13_converting.ipynb #c60d5548
+# %% ../nbs/13_converting.ipynb #11e7f694
 def build(
     found:Found, groups:int,
     activation:str=None,  # fused
@@ -287,7 +294,7 @@ def with_affine(
     new.affine = found.weight is not None or found.bias is not None
     return new
 
-# %% ../nbs/13_converting.ipynb #46d50ae9
+# %% ../nbs/13_converting.ipynb #0fd312cc
 def convert_batch_norm(
     model:nn.Module,      # changed in place
     num_groups:int=None,  # the most groups in a layer, see gcd_groups; 32 if no rule is given
@@ -310,12 +317,12 @@ def convert_batch_norm(
         if not f.why_not and old in chosen:
             if f.channels: G = groups(layer, f.channels, f.flat)
             new[old] = build(f, G) if f.channels else with_affine(LazyGroupNorm(groups, layer, f.eps, f.flat), f)
-            became, note = type(new[old]).__name__, kept(old, f, others)
+            became, note = type(new[old]).__name__, kept(old, new[old], f, others)
         rows.append(Row(layer, type(old).__name__, f.channels, G, became, note))
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)
 
-# %% ../nbs/13_converting.ipynb #80b7cd7f
+# %% ../nbs/13_converting.ipynb #3c984fe0
 KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is called right after it, and nowhere else
     ("diffusers.models.autoencoders.vae", "Encoder"): {"conv_norm_out": "conv_act"},
     ("diffusers.models.autoencoders.vae", "Decoder"): {"conv_norm_out": "conv_act"},
@@ -350,7 +357,7 @@ class Fused(nn.Identity):
     def forward(self, input):
         return self.activation(input) if self.vectors and input.ndim == 2 else input
 
-# %% ../nbs/13_converting.ipynb #e0ed2205
+# %% ../nbs/13_converting.ipynb #522a2ac6
 def hooked(module):
     return any(getattr(module, f"_{k}_hooks") for k in ("forward", "forward_pre", "backward", "backward_pre"))
 
@@ -412,15 +419,15 @@ def accelerate(
             behind = [parent._modules[name] for parent, name in slots]
             new[old] = build(f, old.num_groups, activation_name(behind[0]) if behind else None)
             acts |= {slot: Fused(act, kind(slot[0]) == RESNET_BLOCK) for slot, act in zip(slots, behind)}
-            applies = f"applies {new[old].activation}" if new[old].activation else why_not.get(old, "")
-            became, note = type(new[old]).__name__, "; ".join(filter(None, [kept(old, f, others), applies]))
+            became, note = type(new[old]).__name__, kept(old, new[old], f, others)
+            if not new[old].activation and old in why_not: note += f"; {why_not[old]}"
         rows.append(Row(layer, type(old).__name__, f.channels, old.num_groups, became, note))
     if not dry_run:
         model = put(model, where, new)
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #4474112c
+# %% ../nbs/13_converting.ipynb #8654d575
 MODULES = {name: cls for cls, name in ACTIVATIONS.items()}
 
 def to_torch(
@@ -442,13 +449,80 @@ def to_torch(
         if not isinstance(old, GroupNorm): continue
         layer, *others = (place for _, _, place in where[old])
         f, became, note = as_group_norm(old), "", "lazy: give the model an input first"
-        if f: note = f.why_not or kept(old, f, others)
+        if f: note = f.why_not
         if f and not f.why_not:
             then = {"activation": MODULES[old.activation]()} if old.activation and old not in unfused else f.then
             new[old] = build(f, old.num_groups, then=then, plain=True)
-            became = type(new[old]).__name__
+            became, note = type(new[old]).__name__, kept(old, new[old], f, others)
         rows.append(Row(layer, type(old).__name__, old.num_channels, old.num_groups, became, note))
     if not dry_run:
         model = put(model, where, new)
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
+
+# %% ../nbs/13_converting.ipynb #e2c1fccf
+def imported(
+    weight, bias,     # arrays (C,) or None, not both
+    num_groups, eps,
+)->GroupNorm:         # raises TypeError or ValueError
+    "GroupNorm with copies of these arrays; narrow types other than float16 become float32."
+    arrays = {k: np.asarray(v) for k, v in (("weight", weight), ("bias", bias)) if v is not None}
+    if not arrays: raise ValueError("weight and bias must not both be missing: the number of channels is theirs")
+    C = len(next(iter(arrays.values())).reshape(-1))
+    for name, v in arrays.items(): check_affine(name, v, C)
+    new = GroupNorm(num_groups, C, eps, affine=False)
+    for name, v in arrays.items():
+        wide = v if v.dtype.name in ("float16", "float64") else v.astype(np.float32)
+        setattr(new, name, nn.Parameter(torch.tensor(wide)))
+    new.affine = True
+    return new
+
+def from_flax(
+    params,               # mapping with "scale", "bias" or both, as flax stores them
+    num_groups:int=32,    # None if group_size is given
+    group_size:int=None,  # channels per group
+    epsilon:float=1e-6,
+)->GroupNorm:             # takes (N, C, *): move flax's last axis to the front; raises TypeError or ValueError
+    "GroupNorm from the parameters of flax.linen.GroupNorm or flax.nnx.GroupNorm, with flax's defaults."
+    unknown = sorted({*params} - {"scale", "bias"})
+    if unknown: raise ValueError(f"params must hold scale and bias only, got {unknown}")
+    if (num_groups is None) == (group_size is None):
+        raise ValueError(f"one of num_groups and group_size must be None, got num_groups={num_groups}, "
+                         f"group_size={group_size}")
+    weight, bias = params.get("scale"), params.get("bias")
+    if group_size is not None:
+        C = np.size(weight if weight is not None else bias)
+        num_groups = GroupRule(group_size=group_size)("params", C)
+    return imported(weight, bias, num_groups, epsilon)
+
+def from_keras(
+    weights,             # what layer.get_weights() returns: gamma, then beta, less those that were switched off
+    groups:int=32,       # -1 for one channel per group
+    epsilon:float=1e-3,
+    scale:bool=True,     # whether there is a gamma
+    center:bool=True,    # whether there is a beta
+)->GroupNorm:            # takes (N, C, *): move Keras' last axis to the front; raises TypeError or ValueError
+    "GroupNorm from the weights of keras.layers.GroupNormalization, with Keras' defaults."
+    weights = list(weights)
+    if len(weights) != scale + center:
+        raise ValueError(f"weights must hold {scale + center} arrays for scale={scale}, center={center}, "
+                         f"got {len(weights)}")
+    weight, bias = weights[0] if scale else None, weights[-1] if center else None
+    return imported(weight, bias, np.size(weights[0]) if weights and groups == -1 else groups, epsilon)
+
+def from_onnx(
+    scale, bias,          # (G,) before opset 21, (C,) since
+    num_groups:int,       # attribute of the node
+    num_channels:int,     # C, from the shape of X
+    epsilon:float=1e-5,
+    opset:int=21,         # of the model, 18 or later
+)->GroupNorm:             # raises TypeError or ValueError
+    "GroupNorm from a GroupNormalization node of ONNX, per group or per channel as its opset says."
+    check_groups(num_channels, num_groups)
+    if opset < 18: raise ValueError(f"opset ({opset}) must be at least 18, which introduced GroupNormalization")
+    size = num_channels if opset >= 21 else num_groups
+    for name, v in (("scale", scale), ("bias", bias)):
+        if np.shape(v) != (size,):
+            raise ValueError(f"{name} must have shape ({size},) in opset {opset} with num_groups ({num_groups}) and "
+                             f"num_channels ({num_channels}), got {np.shape(v)}")
+    return imported(*(np.repeat(np.asarray(v), num_channels//size) for v in (scale, bias)), num_groups, epsilon)
