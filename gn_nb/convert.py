@@ -6,10 +6,10 @@
 __all__ = ['ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'MODULES', 'gcd_groups', 'GroupRule', 'Row', 'Report', 'check_model', 'places',
            'chooser', 'take_over', 'put', 'kept', 'GroupNormThen', 'TorchGroupNormThen', 'LazyGroupNorm', 'Found',
            'activation_name', 'library', 'looks_frozen', 'as_batch_norm', 'build', 'with_affine', 'convert_batch_norm',
-           'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch', 'imported',
-           'from_flax', 'from_keras', 'from_onnx']
+           'calibrate', 'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch',
+           'imported', 'from_flax', 'from_keras', 'from_onnx']
 
-# %% ../nbs/13_converting.ipynb #d287c492
+# %% ../nbs/13_converting.ipynb #1e92b0c8
 import html
 import math
 import warnings
@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from .layers import GroupNorm
+from .ops import group_norm
 from .shapes import check_affine, check_groups
 
-# %% ../nbs/13_converting.ipynb #a04102d5
+# %% ../nbs/13_converting.ipynb #06c337b6
 def gcd_groups(
     num_channels:int,   # C, at least 1
     num_groups:int=32,  # the most groups wanted
@@ -34,7 +35,7 @@ def gcd_groups(
     if G == num_channels > 1: G //= next(p for p in range(2, G + 1) if G % p == 0)
     return G
 
-# %% ../nbs/13_converting.ipynb #22db4ee9
+# %% ../nbs/13_converting.ipynb #cddd9f77
 class GroupRule:
     "Number of groups of a layer, from exactly one of three rules; raises TypeError or ValueError naming the layer."
     def __init__(self,
@@ -68,7 +69,7 @@ class GroupRule:
                              f"no spatial axes: groups of one value would all become 0; choose another rule or skip it")
         return G
 
-# %% ../nbs/13_converting.ipynb #cd9edfd2
+# %% ../nbs/13_converting.ipynb #a5072d75
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
@@ -108,8 +109,9 @@ class Report:
         return (f"<p>{html.escape(self._title())}</p><table><thead>{row(Row._fields, 'th')}</thead>"
                 f"<tbody>{body}</tbody></table>")
 
-# %% ../nbs/13_converting.ipynb #e6bf3d2c
+# %% ../nbs/13_converting.ipynb #cca9b90f
 def check_model(model):
+    "Raise TypeError unless this is a module."
     if not isinstance(model, nn.Module): raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 def places(
@@ -143,7 +145,7 @@ def chooser(
     chosen = {m for _, m in found} if only is None else fitting("only", only)
     return chosen if skip is None else chosen - fitting("skip", skip)
 
-# %% ../nbs/13_converting.ipynb #0a104162
+# %% ../nbs/13_converting.ipynb #5c1db3fd
 def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
@@ -188,7 +190,7 @@ def kept(
     if isinstance(getattr(new, "activation", None), str): notes.append(f"applies {new.activation}")
     return "; ".join(notes)
 
-# %% ../nbs/13_converting.ipynb #74d45461
+# %% ../nbs/13_converting.ipynb #b20e8a39
 class _Then:
     def forward(self, input):
         y = super().forward(input)
@@ -219,7 +221,7 @@ class LazyGroupNorm(nn.modules.lazy.LazyModuleMixin, GroupNorm):
         for p in unknown: p.materialize((self.num_channels,))
         if unknown: self.reset_parameters()
 
-# %% ../nbs/13_converting.ipynb #6a7ea5fb
+# %% ../nbs/13_converting.ipynb #64b87181
 class Found(NamedTuple):
     "A normalization as a conversion sees it."
     channels:int      # 0 if lazy
@@ -237,7 +239,9 @@ def activation_name(module):
     if type(module) is nn.GELU and module.approximate != "none": return None
     return ACTIVATIONS.get(type(module))
 
-def library(module): return type(module).__module__.split(".")[0]
+def library(module):
+    "Name of the package that a module's class comes from."
+    return type(module).__module__.split(".")[0]
 
 def looks_frozen(module):
     "Whether a class calls itself a frozen batch normalization and holds its four vectors."
@@ -264,7 +268,7 @@ def as_batch_norm(
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)), why_not)
 
-# %% ../nbs/13_converting.ipynb #11e7f694
+# %% ../nbs/13_converting.ipynb #4c25ad6d
 def build(
     found:Found, groups:int,
     activation:str=None,  # fused
@@ -294,7 +298,7 @@ def with_affine(
     new.affine = found.weight is not None or found.bias is not None
     return new
 
-# %% ../nbs/13_converting.ipynb #0fd312cc
+# %% ../nbs/13_converting.ipynb #01b50043
 def convert_batch_norm(
     model:nn.Module,      # changed in place
     num_groups:int=None,  # the most groups in a layer, see gcd_groups; 32 if no rule is given
@@ -322,7 +326,28 @@ def convert_batch_norm(
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)
 
-# %% ../nbs/13_converting.ipynb #3c984fe0
+# %% ../nbs/13_converting.ipynb #830b90e3
+@torch.no_grad()
+def calibrate(
+    report:Report,     # of convert_batch_norm
+    *args, **kwargs,   # a few samples, as the model takes them; put the model in eval mode before
+):                     # raises ValueError
+    "Run a converted model once and set weight and bias: channels get the mean and deviation they had with BN."
+    if report.dry_run: raise ValueError("report must come from a conversion, got that of a dry run")
+    def before(norm, inputs):
+        handles.pop(norm).remove()                              # a shared layer is set at its first call
+        z = group_norm(inputs[0], norm.num_groups, eps=norm.eps).float()
+        check_affine("weight", norm.weight, z.shape[1])
+        var, mean = torch.var_mean(z, [d for d in range(z.ndim) if d != 1], correction=0)
+        norm.weight.div_((var + norm.eps).sqrt())
+        if norm.bias is not None: norm.bias.sub_(norm.weight*mean)
+    norms = [norm for row in report.changed if (norm := report.model.get_submodule(row.layer)).weight is not None]
+    handles = {norm: norm.register_forward_pre_hook(before) for norm in norms}
+    try: report.model(*args, **kwargs)
+    finally:
+        for handle in handles.values(): handle.remove()
+
+# %% ../nbs/13_converting.ipynb #f0b31dcc
 KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is called right after it, and nowhere else
     ("diffusers.models.autoencoders.vae", "Encoder"): {"conv_norm_out": "conv_act"},
     ("diffusers.models.autoencoders.vae", "Decoder"): {"conv_norm_out": "conv_act"},
@@ -331,7 +356,9 @@ KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is 
     ("monai.networks.blocks.segresnet_block", "ResBlock"): {"norm1": "act", "norm2": "act"}}
 RESNET_BLOCK = "diffusers.models.resnet", "ResnetBlock2D"
 
-def kind(module): return type(module).__module__, type(module).__name__
+def kind(module):
+    "Where the class of a module is defined, and its name."
+    return type(module).__module__, type(module).__name__
 
 def followed(
     parent:nn.Module,
@@ -357,8 +384,9 @@ class Fused(nn.Identity):
     def forward(self, input):
         return self.activation(input) if self.vectors and input.ndim == 2 else input
 
-# %% ../nbs/13_converting.ipynb #522a2ac6
+# %% ../nbs/13_converting.ipynb #b6be5555
 def hooked(module):
+    "Whether hooks look at what a module takes or gives."
     return any(getattr(module, f"_{k}_hooks") for k in ("forward", "forward_pre", "backward", "backward_pre"))
 
 def fusions(
@@ -427,7 +455,7 @@ def accelerate(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #8654d575
+# %% ../nbs/13_converting.ipynb #03ad6d30
 MODULES = {name: cls for cls, name in ACTIVATIONS.items()}
 
 def to_torch(
@@ -460,7 +488,7 @@ def to_torch(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #e2c1fccf
+# %% ../nbs/13_converting.ipynb #c09695a3
 def imported(
     weight, bias,     # arrays (C,) or None, not both
     num_groups, eps,

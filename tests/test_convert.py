@@ -536,6 +536,44 @@ def test_timm():
     assert len(convert_batch_norm(net).changed) == 20 and net(rand(1, 3, 64, 64)).isfinite().all()
 
 
+@pytest.mark.quick
+class TestCalibrate:
+    def test_moments_after_it(self):
+        "Layer by layer: the second one is set on what the calibrated first one gives."
+        torch.manual_seed(0)
+        model = random_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3),
+                                             nn.BatchNorm2d(12))).eval()
+        affine = [(m.weight.detach().clone(), m.bias.detach().clone()) for m in (model[1], model[4])]
+        report, seen = convert_batch_norm(model), []
+        x = rand(64, 3, 9, 9)
+        assert convert.calibrate(report, x) is None
+        for k in (1, 4): model[k].register_forward_hook(lambda m, args, y: seen.append(y.detach()))
+        model(x)
+        for y, (weight, bias) in zip(seen, affine, strict=True):
+            assert_close(y.mean((0, 2, 3)), bias, 1e-5)
+            assert_close(y.std((0, 2, 3), correction=0), weight.abs(), 1e-3)        # eps within the root: 5e-6 over 0.1
+        assert not any(m._forward_pre_hooks for m in model.modules())
+
+    def test_without_affine_or_bias_and_shared(self):
+        norm = nn.BatchNorm2d(8)
+        norm.bias = None
+        model = nn.Sequential(nn.BatchNorm2d(8, affine=False), norm, nn.ReLU(), norm)
+        report = convert_batch_norm(model)
+        x = rand(16, 8, 5, 5)*3
+        convert.calibrate(report, x)
+        y = model[:2](x)
+        assert_close((y - y.mean((0, 2, 3), keepdim=True)).std((0, 2, 3), correction=0), torch.ones(8), 1e-3)
+        assert model[0].weight is None and model[1].bias is None
+
+    def test_errors_leave_no_hook(self):
+        model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8))
+        must_raise(ValueError, "report must come from a conversion, got that of a dry run", convert.calibrate,
+                   convert_batch_norm(model, dry_run=True), rand(2, 8, 3, 3))
+        report = convert_batch_norm(model)
+        must_raise(ValueError, "must have shape", convert.calibrate, report, rand(2, 16, 3, 3))
+        assert not any(m._forward_pre_hooks for m in model)
+
+
 GOLDEN = json.loads((ROOT/"tests/golden/frameworks.json").read_text(encoding="utf-8"))
 "Outputs of flax, Keras and ONNX's reference evaluator, of the versions named in it, on one small input (N, S, C)."
 
