@@ -9,10 +9,11 @@ __all__ = ['ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'MODULES', 'gcd_groups', 'Gro
            'calibrate', 'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch',
            'imported', 'from_flax', 'from_keras', 'from_onnx']
 
-# %% ../nbs/13_converting.ipynb #1e92b0c8
+# %% ../nbs/13_converting.ipynb #3b23e753
 import html
 import math
 import warnings
+import weakref
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from .layers import GroupNorm
 from .ops import group_norm
 from .shapes import check_affine, check_groups
 
-# %% ../nbs/13_converting.ipynb #06c337b6
+# %% ../nbs/13_converting.ipynb #62f88f63
 def gcd_groups(
     num_channels:int,   # C, at least 1
     num_groups:int=32,  # the most groups wanted
@@ -35,7 +36,7 @@ def gcd_groups(
     if G == num_channels > 1: G //= next(p for p in range(2, G + 1) if G % p == 0)
     return G
 
-# %% ../nbs/13_converting.ipynb #cddd9f77
+# %% ../nbs/13_converting.ipynb #02034e1f
 class GroupRule:
     "Number of groups of a layer, from exactly one of three rules; raises TypeError or ValueError naming the layer."
     def __init__(self,
@@ -69,7 +70,7 @@ class GroupRule:
                              f"no spatial axes: groups of one value would all become 0; choose another rule or skip it")
         return G
 
-# %% ../nbs/13_converting.ipynb #a5072d75
+# %% ../nbs/13_converting.ipynb #ed98fa02
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
@@ -109,7 +110,7 @@ class Report:
         return (f"<p>{html.escape(self._title())}</p><table><thead>{row(Row._fields, 'th')}</thead>"
                 f"<tbody>{body}</tbody></table>")
 
-# %% ../nbs/13_converting.ipynb #cca9b90f
+# %% ../nbs/13_converting.ipynb #321a60a4
 def check_model(model):
     "Raise TypeError unless this is a module."
     if not isinstance(model, nn.Module): raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -127,11 +128,12 @@ def places(
     return {module: found[module] for module in model.modules()}
 
 def chooser(
-    found:list,  # (path, module) to choose from
+    found:list,  # (path, module) to choose from; a shared module has several paths
     only,        # None, or a path pattern, a class, or a list of them
     skip,        # likewise
 )->set:          # the chosen modules; raises ValueError for a pattern that fits nothing, TypeError for another type
     "The modules that `only` and `skip` leave."
+    everything = {m for _, m in found}
     def fitting(name, patterns):
         fits = set()
         for pattern in patterns if isinstance(patterns, (list, tuple, set)) else [patterns]:
@@ -139,13 +141,13 @@ def chooser(
                 raise TypeError(f"{name} must be path patterns or classes, got {pattern!r}")
             by_path = isinstance(pattern, str)
             new = {m for p, m in found if (fnmatchcase(p, pattern) if by_path else isinstance(m, pattern))}
-            if not new: raise ValueError(f"{name} ({pattern!r}) fits none of the {len(found)} normalizations")
+            if not new: raise ValueError(f"{name} ({pattern!r}) fits none of the {len(everything)} normalizations")
             fits |= new
         return fits
-    chosen = {m for _, m in found} if only is None else fitting("only", only)
+    chosen = everything if only is None else fitting("only", only)
     return chosen if skip is None else chosen - fitting("skip", skip)
 
-# %% ../nbs/13_converting.ipynb #5c1db3fd
+# %% ../nbs/13_converting.ipynb #211e1593
 def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
@@ -157,6 +159,8 @@ def take_over(
     for name, value in vars(old).items():
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called", "full_backward_hook")):
             vars(new)[name] = value
+    for hook in new._load_state_dict_pre_hooks.values():                   # torch wraps those that want the module
+        if getattr(hook, "with_module", False): hook.module = weakref.ref(new)
     if lazy:
         new._load_hook = new._register_load_state_dict_pre_hook(new._lazy_load_hook)
         new._initialize_hook = new.register_forward_pre_hook(new._infer_parameters, with_kwargs=True)
@@ -190,7 +194,7 @@ def kept(
     if isinstance(getattr(new, "activation", None), str): notes.append(f"applies {new.activation}")
     return "; ".join(notes)
 
-# %% ../nbs/13_converting.ipynb #b20e8a39
+# %% ../nbs/13_converting.ipynb #f4dddc8d
 class _Then:
     def forward(self, input):
         y = super().forward(input)
@@ -221,7 +225,7 @@ class LazyGroupNorm(nn.modules.lazy.LazyModuleMixin, GroupNorm):
         for p in unknown: p.materialize((self.num_channels,))
         if unknown: self.reset_parameters()
 
-# %% ../nbs/13_converting.ipynb #64b87181
+# %% ../nbs/13_converting.ipynb #e8398cee
 class Found(NamedTuple):
     "A normalization as a conversion sees it."
     channels:int      # 0 if lazy
@@ -268,7 +272,7 @@ def as_batch_norm(
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)), why_not)
 
-# %% ../nbs/13_converting.ipynb #4c25ad6d
+# %% ../nbs/13_converting.ipynb #1b0c05d7
 def build(
     found:Found, groups:int,
     activation:str=None,  # fused
@@ -298,7 +302,7 @@ def with_affine(
     new.affine = found.weight is not None or found.bias is not None
     return new
 
-# %% ../nbs/13_converting.ipynb #01b50043
+# %% ../nbs/13_converting.ipynb #ffdf40bf
 def convert_batch_norm(
     model:nn.Module,      # changed in place
     num_groups:int=None,  # the most groups in a layer, see gcd_groups; 32 if no rule is given
@@ -313,7 +317,7 @@ def convert_batch_norm(
     check_model(model)
     groups, where = GroupRule(num_groups, group_size, rule), places(model)
     found = {m: f for m in where if (f := as_batch_norm(m))}
-    chosen = chooser([(where[m][0][2], m) for m in found], only, skip)
+    chosen = chooser([(layer, m) for m in found for _, _, layer in where[m]], only, skip)
     rows, new = [], {}
     for old, f in found.items():
         layer, *others = (place for _, _, place in where[old])
@@ -326,7 +330,7 @@ def convert_batch_norm(
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)
 
-# %% ../nbs/13_converting.ipynb #830b90e3
+# %% ../nbs/13_converting.ipynb #0b435af9
 @torch.no_grad()
 def calibrate(
     report:Report,     # of convert_batch_norm
@@ -347,7 +351,7 @@ def calibrate(
     finally:
         for handle in handles.values(): handle.remove()
 
-# %% ../nbs/13_converting.ipynb #f0b31dcc
+# %% ../nbs/13_converting.ipynb #b568560d
 KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is called right after it, and nowhere else
     ("diffusers.models.autoencoders.vae", "Encoder"): {"conv_norm_out": "conv_act"},
     ("diffusers.models.autoencoders.vae", "Decoder"): {"conv_norm_out": "conv_act"},
@@ -384,7 +388,7 @@ class Fused(nn.Identity):
     def forward(self, input):
         return self.activation(input) if self.vectors and input.ndim == 2 else input
 
-# %% ../nbs/13_converting.ipynb #b6be5555
+# %% ../nbs/13_converting.ipynb #9428f9c6
 def hooked(module):
     "Whether hooks look at what a module takes or gives."
     return any(getattr(module, f"_{k}_hooks") for k in ("forward", "forward_pre", "backward", "backward_pre"))
@@ -434,7 +438,7 @@ def accelerate(
     check_model(model)
     where = places(model)
     found = {m: f for m in where if (f := as_group_norm(m))}
-    chosen = chooser([(where[m][0][2], m) for m in found], only, skip)
+    chosen = chooser([(layer, m) for m in found for _, _, layer in where[m]], only, skip)
     fused, why_not = fusions(where, [m for m, f in found.items() if m in chosen and not (
         f.why_not or f.then or getattr(m, "activation", None))])
     rows, new, acts = [], {}, {}
@@ -455,7 +459,7 @@ def accelerate(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #03ad6d30
+# %% ../nbs/13_converting.ipynb #5abf3eb4
 MODULES = {name: cls for cls, name in ACTIVATIONS.items()}
 
 def to_torch(
@@ -488,7 +492,7 @@ def to_torch(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #c09695a3
+# %% ../nbs/13_converting.ipynb #68bc1b67
 def imported(
     weight, bias,     # arrays (C,) or None, not both
     num_groups, eps,

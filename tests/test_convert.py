@@ -1,5 +1,6 @@
 "Converting models: what is kept, what is refused, what is fused and what is not; models of other libraries; weights."
 import copy
+import gc
 import io
 import json
 import pickle
@@ -157,6 +158,14 @@ class TestBatchNorm:
         model(rand(2, 8, 3, 3).requires_grad_()).sum().backward()
         assert len(calls) == 4
 
+    def test_hooks_on_loading(self):
+        model, calls = nn.Sequential(nn.BatchNorm2d(8)), []
+        model[0].register_load_state_dict_pre_hook(lambda module, *given: calls.append(module))
+        convert_batch_norm(model)
+        gc.collect()                                                        # nothing else holds the old layer
+        model.load_state_dict(model.state_dict())
+        assert calls == [model[0]]
+
     def test_shared_modules_stay_shared(self):
         norm = nn.BatchNorm2d(8)
         block = nn.Sequential(norm)
@@ -164,6 +173,12 @@ class TestBatchNorm:
         report = convert_batch_norm(model)
         assert model["a"] is model["b"][1] is model["c"][0] and model["c"] is model["d"]
         assert type(model["a"]) is GroupNorm and len(report.rows) == 1 and "also b.1, c.0" in report.rows[0].kept
+
+    def test_shared_modules_are_chosen_by_any_path(self):
+        norm = nn.BatchNorm2d(8)
+        model = nn.ModuleDict({"a": norm, "b": norm})
+        must_raise(ValueError, "only ('c') fits none of the 1 normalizations", convert_batch_norm, model, only="c")
+        assert [r.layer for r in convert_batch_norm(model, only="b").changed] == ["a"]
 
     def test_the_model_itself(self):
         old = nn.BatchNorm2d(8)
