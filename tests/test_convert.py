@@ -233,6 +233,31 @@ class TestBatchNorm:
         assert "forward of its own" in report.rows[0].kept and "parametrization" in report.rows[2].kept
         assert [type(model[k]) for k in (0, 2, 3)] == [classes[k] for k in (0, 2, 3)] and "1 of 3" in repr(report)
 
+    def test_norm_and_activation_in_one_module(self):
+        "Built as timm builds it, which is not installed everywhere: see test_timm for the real one."
+        class BatchNormAct2d(nn.BatchNorm2d):
+            def __init__(self, C, drop, act):
+                super().__init__(C)
+                self.drop, self.act = drop, act
+            def forward(self, x): return self.act(self.drop(super().forward(x)))
+        BatchNormAct2d.__module__ = "timm.layers.norm_act"
+        for drop, act, became, note in (
+                (nn.Identity(), nn.ReLU(), GroupNorm, "; applies relu"), (nn.Identity(), nn.Identity(), GroupNorm, ""),
+                (nn.Identity(), nn.PReLU(12), convert.GroupNormThen, ", act"),
+                (nn.Dropout(0.), nn.ReLU(), convert.GroupNormThen, ", drop, act")):
+            model = random_weights(nn.Sequential(BatchNormAct2d(12, drop, act)))
+            old, x = model[0], rand(2, 12, 3, 3)
+            names = [k for k, _ in model.named_parameters()]
+            row, = convert_batch_norm(model).rows
+            assert type(model[0]) is became and row.kept == "weight, bias, eps 1e-05" + note
+            wanted = act(drop(expected(x, 4, old)))
+            assert_close(model(x), wanted, 1e-5)
+            assert sorted(model.state_dict()) == sorted(names) and accelerate(model).changed == []
+            row, = to_torch(model).rows
+            assert not isinstance(model[0], GroupNorm) and row.became == type(model[0]).__name__
+            assert_close(model(x), wanted, 1e-6)
+            assert sorted(model.state_dict()) == sorted(names)
+
     def test_twice_is_once(self):
         model = nn.Sequential(nn.BatchNorm2d(8))
         convert_batch_norm(model)
@@ -439,6 +464,13 @@ def bit():
     return BitModel(config), [rand(1, 3, 32, 32)]
 
 
+@model_of
+def bit_leaky():
+    from transformers import BitConfig, BitModel
+    config = BitConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4, hidden_act="leaky_relu")
+    return BitModel(config), [rand(1, 3, 32, 32)]
+
+
 def densenet(dims):
     from monai.networks.nets import DenseNet121
     return DenseNet121(spatial_dims=dims, in_channels=1, out_channels=2), [rand(2, 1, *(32,)*dims)]
@@ -462,7 +494,7 @@ def first(y):
 
 # normalizations, and how many of them apply the activation behind: read off the sources, block by block
 ACCELERATED = {"autoencoder_kl": (24, 22), "unet2d_condition": (21, 17), "unet2d_scale_shift": (17, 1),
-               "segresnet": (7, 7), "bit": (7, 7)}
+               "segresnet": (7, 7), "bit": (7, 7), "bit_leaky": (7, 0)}
 
 
 @pytest.mark.parametrize("name", MODELS)
