@@ -19,7 +19,7 @@ MAY_IMPORT = {"testing": set(), "shapes": set(), "reference": {"shapes"}, "cpu":
               "layers": {"ops", "shapes"}, "__init__": set()}
 THIRD = {"testing": {"numpy"}, "shapes": set(), "reference": {"numpy"}, "cpu": {"numpy", "numba", "llvmlite"},
          "ops": {"torch"}, "layers": {"torch"}, "__init__": set()}
-LAB = {"numpy", "torch", "matplotlib", "sklearn"}
+LAB = {"numpy", "torch", "matplotlib", "sklearn", "scipy", "datasets", "pyarrow", "tqdm", "filelock", "distributed"}
 
 
 def imports(path):

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
            'run', 'processes']
 
-# %% ../../nbs/95_train.ipynb #a7384a13
+# %% ../../nbs/95_train.ipynb #05437799
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #f4782203
+# %% ../../nbs/95_train.ipynb #bc0f79ef
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,7 +39,7 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #7026cb22
+# %% ../../nbs/95_train.ipynb #339b3a53
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
@@ -57,7 +57,7 @@ def evaluate(
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #1aed2c3a
+# %% ../../nbs/95_train.ipynb #ac8eea4b
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -70,7 +70,7 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #c2513401
+# %% ../../nbs/95_train.ipynb #01e5edf9
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
@@ -91,7 +91,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #6097f04e
+# %% ../../nbs/95_train.ipynb #af68ab93
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -145,7 +145,7 @@ def train(
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #e90a19ac
+# %% ../../nbs/95_train.ipynb #6ff74a59
 KEYS = ("data", "model", "norm", "entrance", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
@@ -177,7 +177,7 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #e66e617a
+# %% ../../nbs/95_train.ipynb #ad1fb43d
 def run(
     config:dict,           # data, model, norm, entrance, train, seed, probe
     progress:bool=False,   # show a bar
@@ -198,7 +198,7 @@ def run(
 
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #07a0e4af
+# %% ../../nbs/95_train.ipynb #7b5b1c2a
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
