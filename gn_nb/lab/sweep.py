@@ -7,7 +7,7 @@ __all__ = ['STATUSES', 'SWEEPS', 'grid', 'key', 'append', 'read', 'machine', 've
            'cluster', 'default_workers', 'missing', 'sweep', 'example', 'sweeps', 'configs_of', 'flat', 'replicates',
            'report']
 
-# %% ../../nbs/96_sweep.ipynb #fbf59137
+# %% ../../nbs/96_sweep.ipynb #aa9329d4
 import hashlib
 import itertools
 import json
@@ -35,7 +35,7 @@ from .figures import interval
 from .records import Table
 from .train import check_config, run
 
-# %% ../../nbs/96_sweep.ipynb #1baa899e
+# %% ../../nbs/96_sweep.ipynb #7307a0cc
 def grid(
     base:dict,     # a config
     axes:dict,     # place, "train.lr" for instance -> list of values
@@ -52,7 +52,7 @@ def grid(
         out.append(config)
     return out
 
-# %% ../../nbs/96_sweep.ipynb #c6905e39
+# %% ../../nbs/96_sweep.ipynb #7285d759
 def key(config:dict)->str:
     "Twelve hexadecimal digits that two configs share when they say the same."
     def plain(v):
@@ -64,8 +64,8 @@ def key(config:dict)->str:
     text = json.dumps(plain(said | named_places), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../../nbs/96_sweep.ipynb #4e3cc8d0
-STATUSES = dict(done="ended as planned", diverged="the loss was no longer finite", crashed="raised, or its process died")
+# %% ../../nbs/96_sweep.ipynb #c775b03f
+STATUSES = dict(done="ended as planned", diverged="the loss was not finite", crashed="raised, or its process ended")
 
 def append(path, record:dict):
     "Add a record to a file, in one write."
@@ -93,7 +93,7 @@ def read(path)->tuple:
             problems.append(f"{path}:{number}: skipped, {type(e).__name__}: {e}")
     return [*records.values()], problems
 
-# %% ../../nbs/96_sweep.ipynb #80432c57
+# %% ../../nbs/96_sweep.ipynb #46cde6c1
 def machine()->dict:
     "What a run's time depends on; no names."
     try: model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -120,7 +120,7 @@ def execute(config:dict)->dict:
         return record(config, {"status": "crashed", "error": f"{type(e).__name__}: {e}"[:500],
                                "where": f"{Path(frame.filename).name}:{frame.lineno}"})
 
-# %% ../../nbs/96_sweep.ipynb #d3949b58
+# %% ../../nbs/96_sweep.ipynb #34e73e16
 def worker(pipe, number:int):
     "Execute the configs that come through a pipe, until it closes; on the GPU of this number, if there are any."
     if torch.cuda.is_available(): torch.cuda.set_device(number % torch.cuda.device_count())
@@ -163,7 +163,7 @@ def local(
         for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
             pipe.close(); process.terminate(); process.join()
 
-# %% ../../nbs/96_sweep.ipynb #0d7133ef
+# %% ../../nbs/96_sweep.ipynb #23526ae6
 def cluster(
     configs:list,
     address:str,             # of a Dask scheduler
@@ -183,7 +183,7 @@ def cluster(
         except TimeoutError: pass
         finally: client.cancel([*futures])
 
-# %% ../../nbs/96_sweep.ipynb #ef35f4e1
+# %% ../../nbs/96_sweep.ipynb #1c2701e3
 def default_workers()->int:
     "As many as there are cores for this process, or four for each GPU."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -218,7 +218,7 @@ def sweep(
             ended[found["status"]] += 1
     return ended + Counter(left=len(todo) - ended.total())
 
-# %% ../../nbs/96_sweep.ipynb #c3e7c998
+# %% ../../nbs/96_sweep.ipynb #8c5025c4
 def example():
     "Four short runs on digits: batch and group normalization, two seeds each."
     base = {"data": {"name": "digits", "noise": 0.5}, "model": {"name": "resnet", "depth": 8, "width": 8},
@@ -239,7 +239,7 @@ def configs_of(name:str)->list:
     if not isinstance(found, list): raise ValueError(f"{name} must hold a list of configs, got {type(found).__name__}")
     return [check_config(c) for c in found]
 
-# %% ../../nbs/96_sweep.ipynb #5b323559
+# %% ../../nbs/96_sweep.ipynb #ab8efb83
 def flat(config:dict, above="")->dict:
     "Places with dots -> values."
     out = {}
