@@ -1,4 +1,4 @@
-"""The laboratory where a notebook cannot go: sweeps that are killed, a cluster that loses a worker, torchrun, real files.
+"""The laboratory where a notebook cannot go: sweeps that are killed, a cluster that loses a worker, torchrun.
 
 Sweeps run in processes of their own, started as a reader would start them, and are killed as a power cut would.
 """
@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
 
 from gn_nb.lab import sweep as lab
-from gn_nb.lab.data import load
 from gn_nb.lab.train import run
 from gn_nb.testing import assert_close, must_raise
 
@@ -77,7 +75,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, started):
     configs = lab.grid(SLOW, {"seed": range(6)})
     (tmp_path/"many.json").write_text(json.dumps(configs))
     path = tmp_path/"many.jsonl"
-    command = (*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 2)
+    command = [*COMMAND, "sweep", str(tmp_path/"many.json"), "--results", str(tmp_path), "--workers", "2"]
     first = started(*command)
     wait_for(lambda: recorded(path) >= 2)
     orphans = workers_of(first.pid)
@@ -130,14 +128,15 @@ def test_interrupting_a_sweep(tmp_path, started):
 def test_a_cluster_that_loses_a_worker(tmp_path, started):
     "A scheduler and two workers on this machine, one of them killed: every config is recorded once, none is lost."
     dask = str(Path(sys.executable).with_name("dask"))
-    started(dask, "scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", tmp_path/"at.json")
+    started(dask, "scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file",
+            tmp_path/"at.json")
     wait_for(lambda: (tmp_path/"at.json").exists() and (tmp_path/"at.json").read_text())
     address = json.loads((tmp_path/"at.json").read_text())["address"]
     def worker():
         return started(dask, "worker", address, "--host", "127.0.0.1", "--nthreads", 1, "--no-dashboard", "--no-nanny",
                        "--local-directory", tmp_path)
     first, _ = worker(), worker()
-    configs = lab.grid(SLOW, {"seed": range(8)}) + [QUICK | {"norm": {"name": "bn", "ghost": 3}}]
+    configs = [*lab.grid(SLOW, {"seed": range(8)}), QUICK | {"norm": {"name": "bn", "ghost": 3}}]
     (tmp_path/"many.json").write_text(json.dumps(configs))
     path = tmp_path/"many.jsonl"
     sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--dask", address, "--quiet")

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
            'run', 'processes']
 
-# %% ../../nbs/95_train.ipynb #05437799
+# %% ../../nbs/95_train.ipynb #bb76021e
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #bc0f79ef
+# %% ../../nbs/95_train.ipynb #19956139
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,7 +39,7 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #339b3a53
+# %% ../../nbs/95_train.ipynb #34938900
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
@@ -57,7 +57,7 @@ def evaluate(
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #ac8eea4b
+# %% ../../nbs/95_train.ipynb #e9d2e96c
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -70,7 +70,7 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #01e5edf9
+# %% ../../nbs/95_train.ipynb #909bd2a4
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
@@ -91,7 +91,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #af68ab93
+# %% ../../nbs/95_train.ipynb #60d9b0ab
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -127,7 +127,7 @@ def train(
     optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay)
     on_gpu, curves, labels = device.type == "cuda", {name: [] for name in CURVES}, data.y.cpu()
     autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
-    bar = tqdm(range(epochs), disable=not progress, leave=False)
+    bar = tqdm(range(epochs), leave=False) if progress else range(epochs)    # tqdm holds a semaphore, idle or not
     for epoch in bar:
         if epoch >= freeze_at*epochs: freeze(net)
         rows = batches(labels, batch_size, rng, sampler, slice_size)
@@ -140,12 +140,12 @@ def train(
         net.train()
         for name, v in zip(CURVES, (loss, error, val["loss"], val["error"])):
             curves[name].append(v if math.isfinite(v) else None)
-        bar.set_postfix(loss=loss, val_error=val["error"])
+        if progress: bar.set_postfix(loss=loss, val_error=val["error"])
         if not math.isfinite(loss): break
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #6ff74a59
+# %% ../../nbs/95_train.ipynb #5b9a59d1
 KEYS = ("data", "model", "norm", "entrance", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
@@ -177,7 +177,7 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #ad1fb43d
+# %% ../../nbs/95_train.ipynb #4096e56c
 def run(
     config:dict,           # data, model, norm, entrance, train, seed, probe
     progress:bool=False,   # show a bar
@@ -198,7 +198,7 @@ def run(
 
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #7b5b1c2a
+# %% ../../nbs/95_train.ipynb #b0cf734d
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
