@@ -6,7 +6,7 @@
 __all__ = ['LAB', 'extra', 'agrees', 'doctor', 'file_of', 'sweep_command', 'report_command', 'train_command', 'doctor_command',
            'parser', 'main']
 
-# %% ../../nbs/97_command.ipynb #296dcbaf
+# %% ../../nbs/97_command.ipynb #365c77a9
 import argparse
 import json
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .records import Table
 
-# %% ../../nbs/97_command.ipynb #9d29e800
+# %% ../../nbs/97_command.ipynb #4e30c2a8
 LAB = dict(matplotlib="matplotlib", sklearn="scikit-learn", scipy="scipy", datasets="datasets", tqdm="tqdm",
            filelock="filelock")
 
@@ -31,7 +31,7 @@ def agrees(device:str)->str:
     "Whether `group_norm`, forward and backward, agrees with torch's in float64."
     import torch
 
-    from gn_nb import group_norm
+    from gn_nb.ops import group_norm
     x = torch.randn(4, 32, 9, 9, generator=torch.Generator().manual_seed(0)).to(device)
     pairs = []
     for f, t in ((group_norm, x.clone()), (torch.nn.functional.group_norm, x.double())):
@@ -40,7 +40,7 @@ def agrees(device:str)->str:
     error = max(float((a - b).detach().abs().max()) for a, b in zip(*pairs))
     return f"{'works' if error < 1e-4 else 'FAILS'}: largest error {error:.1e} against torch in float64"
 
-# %% ../../nbs/97_command.ipynb #b32e3b0e
+# %% ../../nbs/97_command.ipynb #09466d6e
 def doctor()->tuple:
     "A table of facts and checks, and whether all that must work does."
     def tried(f, *args):
@@ -66,12 +66,13 @@ def doctor()->tuple:
                   else "GN_NB_DATA is not set: photographs are downloaded, digits and generated data are here"])
     return Table(["what", "found"], found), not any(text.startswith("FAILS") for _, text in found)
 
-# %% ../../nbs/97_command.ipynb #050c2eef
+# %% ../../nbs/97_command.ipynb #1a19d431
 def file_of(args)->Path:
     "Where the records of a sweep are."
     return Path(args.results)/f"{Path(args.name).stem.rsplit(':')[-1]}.jsonl"
 
 def sweep_command(args)->tuple:
+    "Run what is not recorded."
     from gn_nb.lab.sweep import configs_of, read, sweep
     path, configs = file_of(args), configs_of(args.name)
     sys.stderr.writelines(f"{problem}\n" for problem in read(path)[1])
@@ -79,6 +80,7 @@ def sweep_command(args)->tuple:
     return f"{path}: {', '.join(f'{n} {word}' for word, n in ended.items()) or 'all recorded'}\n", 0
 
 def report_command(args)->tuple:
+    "Show what is recorded."
     from gn_nb.lab.sweep import configs_of, missing, read, report
     path = file_of(args)
     records, problems = read(path)
@@ -89,6 +91,7 @@ def report_command(args)->tuple:
     return f"{report(records, 'test' if args.test else 'val')!r}\n{path}: {len(records)} records; {planned}\n", 0
 
 def train_command(args)->tuple:
+    "Do one run; the first of several processes speaks."
     from gn_nb.lab.sweep import record
     from gn_nb.lab.train import processes, run
     config = json.loads(Path(args.config).read_text(encoding="utf-8"))
@@ -96,10 +99,11 @@ def train_command(args)->tuple:
     return "" if rank else json.dumps(found) + "\n", 0
 
 def doctor_command(args)->tuple:
+    "Say what works."
     table, well = doctor()
     return f"{table!r}\n", int(not well)
 
-# %% ../../nbs/97_command.ipynb #c4799bac
+# %% ../../nbs/97_command.ipynb #906ba22b
 def parser()->argparse.ArgumentParser:
     "The command line of gn-nb."
     top = argparse.ArgumentParser("gn-nb", description="The experiments of the book on group normalization.",
