@@ -7,7 +7,7 @@ __all__ = ['FILES', 'GENERATED', 'SOURCES', 'SAMPLERS', 'Data', 'known', 'named'
            'clips_source', 'Files', 'check_sums', 'read_folder', 'read_hub', 'pixels', 'files_source', 'source', 'cut',
            'knobs', 'load', 'shuffled', 'class_sorted', 'pure', 'batches', 'augment']
 
-# %% ../../nbs/93_data.ipynb #6d863085
+# %% ../../nbs/93_data.ipynb #f7242fab
 import hashlib
 import os
 import pkgutil
@@ -20,7 +20,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-# %% ../../nbs/93_data.ipynb #7ecd08cf
+# %% ../../nbs/93_data.ipynb #3039fb01
 @dataclass(frozen=True)
 class Data:
     "Images (N, C, *spatial) as float32, and labels: (N,), or (N, H, W) where every pixel has one."
@@ -38,7 +38,7 @@ class Data:
         parts = {k: v.to(*args, **kwargs) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return Data(**parts, classes=self.classes, checksum=self.checksum)
 
-# %% ../../nbs/93_data.ipynb #b0b4eda7
+# %% ../../nbs/93_data.ipynb #063433d5
 def known(
     what:str,     # the argument's name
     name:str,     # what was asked for; "package.module:function" is a function of your own
@@ -60,7 +60,7 @@ def digits_source():
     x, y = load_digits(return_X_y=True)
     return {"train": (x.reshape(-1, 1, 8, 8).astype(np.float32)/16, y)}, 10
 
-# %% ../../nbs/93_data.ipynb #5cef20ee
+# %% ../../nbs/93_data.ipynb #5dfefa94
 def scene(rng, size):
     "One image (3, size, size) from about 0 to 1, and its labels (size, size): 0, or 1 to 4 for the kind of shape."
     v, u = np.mgrid[:size, :size]/size
@@ -81,7 +81,7 @@ def scenes_source(train:int=600, val:int=100, test:int=200, size:int=64, split:i
     def part(n, k): return [*map(np.stack, zip(*(scene(np.random.default_rng([split, k, i]), size) for i in range(n))))]
     return {"train": part(train, 0), "val": part(val, 1), "test": part(test, 2)}, 5
 
-# %% ../../nbs/93_data.ipynb #93f24610
+# %% ../../nbs/93_data.ipynb #fdc09702
 def clips_source(train:int=1000, val:int=200, test:int=400, frames:int=8, size:int=16, grain:float=1.5, split:int=0):
     "Generated clips of a drifting digit, (N, 1, frames, size, size); the label is one of eight directions."
     images = digits_source()[0]["train"][0][:, 0]
@@ -97,7 +97,7 @@ def clips_source(train:int=1000, val:int=200, test:int=400, frames:int=8, size:i
         return (x + grain*rng.standard_normal(x.shape, dtype=np.float32))[:, None], y
     return {"train": part(train, 0), "val": part(val, 1), "test": part(test, 2)}, 8
 
-# %% ../../nbs/93_data.ipynb #643ba893
+# %% ../../nbs/93_data.ipynb #d3fd35bf
 @dataclass(frozen=True)
 class Files:
     "A data set in files: its name on the hub, if it is there, its two columns, and the number of its classes."
@@ -110,7 +110,7 @@ FILES = dict(cifar10=Files("uoft-cs/cifar10", "img", "label", 10),
              fashion_mnist=Files("zalando-datasets/fashion_mnist", "image", "label", 10),
              camvid=Files(None, "img", "mask", 11))
 
-# %% ../../nbs/93_data.ipynb #51d70b58
+# %% ../../nbs/93_data.ipynb #9fc4a489
 def check_sums(
     folder,      # may hold SHA256SUMS, in the format of the command sha256sum
 ):               # raises ValueError that names the file
@@ -121,7 +121,7 @@ def check_sums(
         found = hashlib.sha256((Path(folder)/name.lstrip("*")).read_bytes()).hexdigest()
         if found != wanted: raise ValueError(f"{sums.parent/name} must have the SHA-256 {wanted}, got {found}")
 
-# %% ../../nbs/93_data.ipynb #8b6b9cee
+# %% ../../nbs/93_data.ipynb #1b97d11a
 def read_folder(
     folder,       # holds train*.parquet, test*.parquet and perhaps val*.parquet
 )->dict:          # part -> datasets.Dataset
@@ -146,10 +146,10 @@ def read_hub(
     except Exception as e: raise ConnectionError(f"{hub} could not be loaded ({type(e).__name__}: {e}); {here}") from e
     return {dict(validation="val").get(part, part): rows for part, rows in parts.items()}
 
-# %% ../../nbs/93_data.ipynb #3caa8662
+# %% ../../nbs/93_data.ipynb #3ab81b89
 def pixels(image)->np.ndarray:
-    "A decoded image, (H, W) or (H, W, 3) bytes, as (C, H, W) float32 from 0 to 1."
-    a = np.asarray(image, dtype=np.float32)/255
+    "A decoded image, (H, W) or (H, W, 3), as (C, H, W); still in bytes, a quarter of the memory."
+    a = np.asarray(image, dtype=np.uint8)
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
 def files_source(name:str, folder=None, hub:str=None):
@@ -167,7 +167,7 @@ def files_source(name:str, folder=None, hub:str=None):
         return np.stack([*map(pixels, images(files.image))]), np.stack([np.asarray(v, np.int64) for v in y])
     return {part: decoded(rows) for part, rows in parts.items()}, files.classes
 
-# %% ../../nbs/93_data.ipynb #74d16779
+# %% ../../nbs/93_data.ipynb #aa3516bb
 GENERATED = dict(scenes=scenes_source, clips=clips_source)
 SOURCES = dict(digits=digits_source, **{name: partial(files_source, name) for name in FILES}, **GENERATED)
 
@@ -192,7 +192,7 @@ def cut(parts:dict, rng, train:int=None, val:int=None, test:int=None)->dict:
     if not len(rest): raise ValueError(f"train must keep some of {len(y)} images, val and test took {len(y)}")
     return out | {"train": (x[rest], y[rest])}
 
-# %% ../../nbs/93_data.ipynb #f15f8561
+# %% ../../nbs/93_data.ipynb #c8019203
 def knobs(
     x:torch.Tensor,       # standardized images
     rng,                  # numpy's Generator
@@ -205,7 +205,7 @@ def knobs(
     if noise: x = x + noise*torch.tensor(rng.standard_normal(x.shape, dtype=np.float32))
     return (contrast*z1).exp().reshape(per_image)*x + (2*contrast*z2).reshape(per_image), z2
 
-# %% ../../nbs/93_data.ipynb #d2bfb485
+# %% ../../nbs/93_data.ipynb #893d9358
 def load(
     name:str,             # one of SOURCES
     train:int=None, val:int=None, test:int=None,   # how many images of each part; None: what there is
@@ -221,18 +221,18 @@ def load(
     if name in GENERATED: more |= sizes | {"split": split}
     parts, classes, checksum = source(name, tuple(sorted(more.items())))
     parts = parts if name in GENERATED else cut(parts, np.random.default_rng([split, 3]), **sizes)
-    axes = (0, *range(2, parts["train"][0].ndim))
-    mean, std = (f(parts["train"][0], axis=axes, keepdims=True) for f in (np.mean, np.std))
+    x = torch.from_numpy(parts["train"][0]).float()
+    std, mean = torch.std_mean(x, (0, *range(2, x.ndim)), correction=0, keepdim=True)
     out = {}
     for k, part in enumerate(("train", "val", "test")):
         x, y = parts[part]
-        x = torch.tensor((x - mean)/(std + 1e-7), dtype=torch.float32)
-        x, z = knobs(x, np.random.default_rng([split, 4, k]), contrast, noise)
+        x, rng = (torch.from_numpy(x).float() - mean)/(std + 1e-7), np.random.default_rng([split, 4, k])
+        x, z = knobs(x, rng, contrast, noise)
         out[part] = x, (z > 0).long() if label else torch.tensor(y, dtype=torch.int64)
     (x, y), (xv, yv), (xt, yt) = out["train"], out["val"], out["test"]
     return Data(x, y, xv, yv, xt, yt, 2 if label else classes, checksum)
 
-# %% ../../nbs/93_data.ipynb #c9ef9d47
+# %% ../../nbs/93_data.ipynb #9e9296e4
 def shuffled(y, batch_size, slice_size, rng):
     "Batches of any images."
     steps = len(y)//batch_size
@@ -271,7 +271,7 @@ def batches(
     if sampler != "shuffled" and y.ndim > 1: raise ValueError(f"sampler {sampler!r} needs one label for each image")
     return make(y, batch_size, slice_size or batch_size, rng)
 
-# %% ../../nbs/93_data.ipynb #bbb762db
+# %% ../../nbs/93_data.ipynb #b49c4958
 def augment(
     x:torch.Tensor,         # (N, C, H, W)
     rng:torch.Generator,    # on the CPU, so that every device sees the same
