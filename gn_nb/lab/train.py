@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
            'run', 'processes']
 
-# %% ../../nbs/95_train.ipynb #bb76021e
+# %% ../../nbs/95_train.ipynb #5fd4e3f8
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #19956139
+# %% ../../nbs/95_train.ipynb #f7ee6b7c
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,7 +39,7 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #34938900
+# %% ../../nbs/95_train.ipynb #d799de76
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
@@ -57,7 +57,7 @@ def evaluate(
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #e9d2e96c
+# %% ../../nbs/95_train.ipynb #45abf145
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -70,7 +70,7 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #909bd2a4
+# %% ../../nbs/95_train.ipynb #cadb036c
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
@@ -91,7 +91,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #60d9b0ab
+# %% ../../nbs/95_train.ipynb #162e3365
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -115,6 +115,7 @@ def train(
 )->dict:                        # CURVES: lists, a value for each epoch; None where not finite
     "Train by SGD with momentum; deterministic for a given seed. Stops when the loss is no longer finite."
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     torch.manual_seed(seed)
     rng, device = torch.Generator().manual_seed(seed), data.x.device
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -145,7 +146,7 @@ def train(
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #5b9a59d1
+# %% ../../nbs/95_train.ipynb #48ef4856
 KEYS = ("data", "model", "norm", "entrance", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
@@ -177,7 +178,7 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #4096e56c
+# %% ../../nbs/95_train.ipynb #e149046a
 def run(
     config:dict,           # data, model, norm, entrance, train, seed, probe
     progress:bool=False,   # show a bar
@@ -198,7 +199,7 @@ def run(
 
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #b0cf734d
+# %% ../../nbs/95_train.ipynb #859ab12b
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
