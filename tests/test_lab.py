@@ -1,4 +1,4 @@
-"""The laboratory where a notebook cannot go: sweeps that are killed, a cluster that loses a worker, torchrun.
+"""The laboratory where a notebook cannot go: sweeps that are killed, a cluster that loses a worker, torchrun, a hub.
 
 Sweeps run in processes of their own, started as a reader would start them, and are killed as a power cut would.
 """
@@ -11,12 +11,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from gn_nb.lab import data as lab_data
 from gn_nb.lab import sweep as lab
-from gn_nb.lab.train import run
+from gn_nb.lab.models import build
+from gn_nb.lab.train import run, train
 from gn_nb.testing import assert_close, must_raise
 
 COMMAND = (str(Path(sys.executable).with_name("gn-nb")),)
@@ -170,3 +173,89 @@ def test_torchrun(tmp_path, norm, alone):
     for way in wanted["final"]:
         loss = record["final"][way]["test"]["loss"]
         assert_close(np.array(loss), np.array(wanted["final"][way]["test"]["loss"]), 2e-3)
+
+
+# Photographs: made-up ones, in the columns that the sets have on the hub.
+
+def made_up(name, n, seed=0):
+    "A datasets.Dataset of n images in the columns of a set, and what it holds."
+    rng, files = np.random.default_rng(seed), lab_data.FILES[name]
+    x = rng.integers(256, size=(n, 8, 12) + ((3,) if name != "fashion_mnist" else ()), dtype=np.uint8)
+    y = rng.integers(12, size=(n, 8, 12), dtype=np.uint8) if name == "camvid" else np.arange(n) % 10
+    features = {files.image: datasets.Image(),
+                files.label: datasets.Image() if name == "camvid" else datasets.ClassLabel(num_classes=10)}
+    rows = {"more": ["-"]*n, files.image: [*x], files.label: [*y]}
+    features = datasets.Features(features | {"more": datasets.Value("string")})
+    return datasets.Dataset.from_dict(rows, features=features), x, y
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    "In place of the hub: a dict of what `load_dataset` finds there, name -> parts."
+    found = {}
+    def load_dataset(name, verification_mode):
+        assert verification_mode == "all_checks"
+        if name not in found: raise datasets.exceptions.NonMatchingChecksumError(f"{name} is not what it was")
+        return found[name]
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.delenv("GN_NB_DATA", raising=False)
+    lab_data.source.cache_clear()
+    yield found
+    lab_data.source.cache_clear()
+
+
+@pytest.mark.parametrize("name", lab_data.FILES)
+def test_the_hub_and_a_folder_give_the_same(name, hub, tmp_path, monkeypatch):
+    parts = {"train": made_up(name, 30), "validation": made_up(name, 10, 1), "test": made_up(name, 10, 2)}
+    hub["an/other"] = {part: rows for part, (rows, *_) in parts.items()}
+    far, classes, far_sum = lab_data.source(name, (("hub", "an/other"),))
+    (tmp_path/name).mkdir()
+    halves = parts["train"][0].select(range(12)), parts["train"][0].select(range(12, 30))
+    for k, half in enumerate(halves): half.to_parquet(tmp_path/name/f"train-{k}-of-2.parquet")
+    parts["validation"][0].to_parquet(tmp_path/name/"val.parquet")
+    parts["test"][0].to_parquet(tmp_path/name/"test.parquet")
+    monkeypatch.setenv("GN_NB_DATA", str(tmp_path))
+    near, _, near_sum = lab_data.source(name)
+    assert [*near] == [*far] == ["train", "val", "test"] and near_sum == far_sum
+    assert classes == lab_data.FILES[name].classes
+    for part, (_, x, y) in zip(near, parts.values()):
+        for images, labels in (near[part], far[part]):
+            assert_close(images, x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2), 0)
+            assert_close(labels, y.astype(np.int64), 0)
+    found = lab_data.load(name, train=20, val=5)
+    assert (len(found.x), len(found.x_val), len(found.x_test)) == (20, 5, 10) and found.checksum == near_sum
+    if name == "camvid":                                                # and a network learns from it
+        curves = train(build("unet", "in", channels=3, classes=11), found, epochs=2, batch_size=4)
+        assert curves["train_loss"][1] < curves["train_loss"][0]
+
+
+def test_what_the_hub_cannot_give(hub):
+    message = must_raise(ConnectionError, "uoft-cs/cifar10 could not be loaded (NonMatchingChecksumError: ",
+                         lab_data.load, "cifar10")
+    assert "give a local folder with train.parquet" in message and "GN_NB_DATA" in message
+
+
+def test_a_folder_that_fails_its_sums_is_refused(tmp_path):
+    made_up("cifar10", 20)[0].to_parquet(tmp_path/"train.parquet")
+    (tmp_path/"SHA256SUMS").write_text(f"{'0'*64}  train.parquet\n")
+    must_raise(ValueError, "train.parquet must have the SHA-256 000", lab_data.load, "cifar10", folder=tmp_path)
+
+
+# Without the extras
+
+def without(modules, *argv):
+    "Exit status and output of the command where some modules are not installed."
+    code = (f"import sys; sys.modules.update(dict.fromkeys({modules}))\n"
+            f"from gn_nb.lab.cli import main; sys.exit(main({argv}))")
+    found = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    return found.returncode, found.stdout, found.stderr
+
+
+def test_the_command_without_the_extras(tmp_path):
+    lacking = ["sklearn", "datasets", "matplotlib", "scipy", "tqdm", "filelock"]
+    sweep = "sweep", "example", "--results", str(tmp_path)
+    assert without(lacking, *sweep)[::2] == (2, "gn-nb: filelock is missing: pip install \"gn_nb[lab]\"\n")
+    status, out, _ = without([*lacking, "distributed"], "doctor")
+    assert status == 0 and "group_norm on the CPU  works" in out
+    status, _, err = without(["distributed"], *sweep, "--dask", "tcp://127.0.0.1:1", "--quiet")
+    assert (status, err) == (2, "gn-nb: distributed is missing: pip install \"gn_nb[cluster]\"\n")
