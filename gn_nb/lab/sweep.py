@@ -7,7 +7,7 @@ __all__ = ['STATUSES', 'SWEEPS', 'grid', 'key', 'append', 'read', 'machine', 've
            'cluster', 'default_workers', 'missing', 'sweep', 'example', 'sweeps', 'configs_of', 'flat', 'replicates',
            'report']
 
-# %% ../../nbs/96_sweep.ipynb #7950b469
+# %% ../../nbs/96_sweep.ipynb #38525d6d
 import hashlib
 import itertools
 import json
@@ -35,7 +35,7 @@ from .figures import interval
 from .records import Table
 from .train import check_config, run
 
-# %% ../../nbs/96_sweep.ipynb #9aeeaa3a
+# %% ../../nbs/96_sweep.ipynb #5b6436cb
 def grid(
     base:dict,     # a config
     axes:dict,     # place, "train.lr" for instance -> list of values
@@ -52,7 +52,7 @@ def grid(
         out.append(config)
     return out
 
-# %% ../../nbs/96_sweep.ipynb #ff04ef8b
+# %% ../../nbs/96_sweep.ipynb #84bd1e92
 def key(config:dict)->str:
     "Twelve hexadecimal digits that two configs share when they say the same."
     def plain(v):
@@ -64,7 +64,7 @@ def key(config:dict)->str:
     text = json.dumps(plain(said | named_places), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../../nbs/96_sweep.ipynb #a0891580
+# %% ../../nbs/96_sweep.ipynb #e507181b
 STATUSES = dict(done="ended as planned", diverged="the loss was not finite", crashed="raised, or its process ended")
 
 def append(path, record:dict):
@@ -93,7 +93,7 @@ def read(path)->tuple:
             problems.append(f"{path}:{number}: skipped, {type(e).__name__}: {e}")
     return [*records.values()], problems
 
-# %% ../../nbs/96_sweep.ipynb #484f98e3
+# %% ../../nbs/96_sweep.ipynb #bd1ef637
 def machine()->dict:
     "What a run's time depends on; no names."
     try: model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -120,7 +120,7 @@ def execute(config:dict)->dict:
         return record(config, {"status": "crashed", "error": f"{type(e).__name__}: {e}"[:500],
                                "where": f"{Path(frame.filename).name}:{frame.lineno}"})
 
-# %% ../../nbs/96_sweep.ipynb #2d5497fa
+# %% ../../nbs/96_sweep.ipynb #8623e9dd
 def worker(pipe, number:int):
     "Execute the configs that come through a pipe, until it closes; on the GPU of this number, if there are any."
     if torch.cuda.is_available(): torch.cuda.set_device(number % torch.cuda.device_count())
@@ -148,12 +148,13 @@ def local(
                     process = context.Process(target=worker, args=(theirs, next(numbers)), daemon=True)
                     process.start(); theirs.close(); idle.append((ours, process))
                 (pipe, process), config = idle.pop(), todo.pop()
-                pipe.send(config)
-                busy[pipe] = process, config
+                try: pipe.send(config)
+                except ConnectionError: todo.append(config)         # it ended while idle: a new one takes the run
+                else: busy[pipe] = process, config
             for pipe in connection.wait([*busy]):
                 process, config = busy.pop(pipe)
                 try: found = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     process.join()
                     found = record(config, {"status": "crashed", "error": f"its process ended: {process.exitcode}"})
                 else: idle.append((pipe, process))
@@ -163,7 +164,7 @@ def local(
         for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
             pipe.close(); process.terminate(); process.join()
 
-# %% ../../nbs/96_sweep.ipynb #c0badd53
+# %% ../../nbs/96_sweep.ipynb #e0b40423
 def cluster(
     configs:list,
     address:str,             # of a Dask scheduler
@@ -183,7 +184,7 @@ def cluster(
         except TimeoutError: pass
         finally: client.cancel([*futures])
 
-# %% ../../nbs/96_sweep.ipynb #47450bba
+# %% ../../nbs/96_sweep.ipynb #7311b35d
 def default_workers()->int:
     "As many as there are cores for this process, or four for each GPU."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -192,7 +193,7 @@ def default_workers()->int:
 def missing(configs, path, again=False)->list:
     "The configs without a record, each once; with `again` also those that crashed."
     recorded = {r["key"] for r in read(path)[0] if not (again and r["status"] == "crashed")}
-    unique = {key(check_config(c)): c for c in configs}
+    unique = {key(c): c for c in configs}
     return [c for k, c in unique.items() if k not in recorded]
 
 def sweep(
@@ -205,6 +206,7 @@ def sweep(
     progress:bool=True,        # show a bar
 )->Counter:                    # how many ended in which way, and how many are left
     "Run the configs that are not recorded, and record them."
+    for config in configs: check_config(config)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try: lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0).acquire()
@@ -218,7 +220,7 @@ def sweep(
             ended[found["status"]] += 1
     return ended + Counter(left=len(todo) - ended.total())
 
-# %% ../../nbs/96_sweep.ipynb #97a89338
+# %% ../../nbs/96_sweep.ipynb #4b547ec4
 def example():
     "Four short runs on digits: batch and group normalization, two seeds each."
     base = {"data": {"name": "digits", "noise": 0.5}, "model": {"name": "resnet", "depth": 8, "width": 8},
@@ -239,7 +241,7 @@ def configs_of(name:str)->list:
     if not isinstance(found, list): raise ValueError(f"{name} must hold a list of configs, got {type(found).__name__}")
     return [check_config(c) for c in found]
 
-# %% ../../nbs/96_sweep.ipynb #8ad8d829
+# %% ../../nbs/96_sweep.ipynb #cffc9ef2
 def flat(config:dict, above="")->dict:
     "Places with dots -> values."
     out = {}
