@@ -167,11 +167,11 @@ def test_torchrun(tmp_path, norm, alone):
     assert found.returncode == 0, found.stderr
     record, = map(json.loads, found.stdout.splitlines())                # one process speaks for all
     wanted = run(config | {"norm": alone})
-    # float32 rounding, grown by 30 steps of training; the curves of another seed differ by 0.1
-    for curve in ("train_loss", "val_loss"): assert_close(record["curves"][curve], wanted["curves"][curve], 2e-3)
+    # five digits are kept, and rounding in float32 grows little in 30 steps
+    for curve in ("train_loss", "val_loss"): assert_close(record["curves"][curve], wanted["curves"][curve], 2e-4)
     for way in wanted["final"]:
         loss = record["final"][way]["test"]["loss"]
-        assert_close(np.array(loss), np.array(wanted["final"][way]["test"]["loss"]), 2e-3)
+        assert_close(np.array(loss), np.array(wanted["final"][way]["test"]["loss"]), 2e-4)
 
 
 # Photographs: made-up ones, in the columns that the sets have on the hub.

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
            'run', 'processes']
 
-# %% ../../nbs/95_train.ipynb #5fd4e3f8
+# %% ../../nbs/95_train.ipynb #6ab2ea31
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #f7ee6b7c
+# %% ../../nbs/95_train.ipynb #c1421bae
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,25 +39,23 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #d799de76
+# %% ../../nbs/95_train.ipynb #cfd270cc
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
     x, y,                   # images and labels
-    batch_size:int=256,     # a multiple of the batch in which statistics are shared, if they are
-    whole:bool=False,       # leave out what does not fill a batch
+    batch_size:int=256,     # a multiple of the number of images that share statistics, if any do
 )->dict:                    # loss and error, means over the images
     "Loss and error of a network."
     net.eval()
-    n = len(y)//batch_size*batch_size if whole else len(y)
-    if not n: raise ValueError(f"batch_size ({batch_size}) must not exceed the {len(y)} images")
-    loss = error = 0.
-    for a, b in zip(x[:n].split(batch_size), y[:n].split(batch_size)):
+    if not len(y): raise ValueError("x and y must hold at least one image, got none")
+    n, loss, error = len(y), 0., 0.
+    for a, b in zip(x.split(batch_size), y.split(batch_size)):
         logits = net(a).float()
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #45abf145
+# %% ../../nbs/95_train.ipynb #87de11b2
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -70,7 +68,7 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #cadb036c
+# %% ../../nbs/95_train.ipynb #1c2a69e8
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
@@ -91,7 +89,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #162e3365
+# %% ../../nbs/95_train.ipynb #1fbc2f05
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -146,7 +144,7 @@ def train(
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #48ef4856
+# %% ../../nbs/95_train.ipynb #17126a88
 KEYS = ("data", "model", "norm", "entrance", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
@@ -159,15 +157,15 @@ def check_config(config:dict)->dict:
 def all_ways(net, data, batch_size)->dict:
     "Loss and error on val and test for each way of evaluating: one, or three with batch normalization."
     ghost = next((m.ghost for m in net.modules() if getattr(m, "ghost", None)), None)
-    def both(**more):
-        return {part: evaluate(net, getattr(data, f"x_{part}"), getattr(data, f"y_{part}"), **more)
-                for part in ("val", "test")}
-    def by_batch(part, y):                       # whole slices of the size trained with, several to a pass
-        size = max(1, min(256, len(y))//ghost)*ghost if ghost else min(batch_size, len(y))
-        return evaluate(net, getattr(data, f"x_{part}"), y, size, whole=True)
+    parts = {"val": (data.x_val, data.y_val), "test": (data.x_test, data.y_test)}
+    def both(): return {part: evaluate(net, x, y) for part, (x, y) in parts.items()}
+    def by_batch(x, y):                          # whole batches, or slices, of the size trained with
+        b = ghost or min(batch_size, len(y))
+        n, several = len(y)//b*b, max(1, 256//b)*b
+        return evaluate(net, x[:n], y[:n], several if ghost else b)
     found = {"running": both()}
     if not set_evaluation(net, "batch"): return found
-    found["batch"] = {part: by_batch(part, getattr(data, f"y_{part}")) for part in ("val", "test")}
+    found["batch"] = {part: by_batch(x, y) for part, (x, y) in parts.items()}
     set_evaluation(net, "running")
     precise(net, data.x[:8192], batch_size)
     return found | {"precise": both()}
@@ -178,7 +176,7 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #e149046a
+# %% ../../nbs/95_train.ipynb #db13eff2
 def run(
     config:dict,           # data, model, norm, entrance, train, seed, probe
     progress:bool=False,   # show a bar
@@ -199,7 +197,7 @@ def run(
 
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #859ab12b
+# %% ../../nbs/95_train.ipynb #816b3683
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
