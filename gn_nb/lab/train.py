@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
-           'run', 'processes']
+           'run', 'sizes_probe', 'processes']
 
-# %% ../../nbs/95_train.ipynb #6ab2ea31
+# %% ../../nbs/95_train.ipynb #a0a96ff0
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #c1421bae
+# %% ../../nbs/95_train.ipynb #90f05cb4
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,7 +39,7 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #cfd270cc
+# %% ../../nbs/95_train.ipynb #9a3ed7eb
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
@@ -55,7 +55,7 @@ def evaluate(
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #87de11b2
+# %% ../../nbs/95_train.ipynb #cfd6e7f5
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -68,7 +68,7 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #1c2a69e8
+# %% ../../nbs/95_train.ipynb #63a050ce
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
@@ -89,7 +89,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #1fbc2f05
+# %% ../../nbs/95_train.ipynb #67ce18c9
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -144,8 +144,8 @@ def train(
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #17126a88
-KEYS = ("data", "model", "norm", "entrance", "train", "seed", "probe")
+# %% ../../nbs/95_train.ipynb #8e72e938
+KEYS = ("data", "model", "norm", "entrance", "pretrain", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
     "The config itself; ValueError if it has keys that mean nothing or lacks one."
@@ -176,9 +176,9 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #db13eff2
+# %% ../../nbs/95_train.ipynb #18a53c66
 def run(
-    config:dict,           # data, model, norm, entrance, train, seed, probe
+    config:dict,           # see KEYS; data and model must be there
     progress:bool=False,   # show a bar
 )->dict:                   # status, "done" or "diverged"; curves; final; seconds; parameters; checksum of the data
     "Do what a config says; plain values. Raises what loading, building and training raise."
@@ -187,6 +187,9 @@ def run(
     data = load(**named(config["data"])).to("cuda" if torch.cuda.is_available() else "cpu")
     net = build(**named(config["model"]), norm=config.get("norm", "gn"), channels=data.x.shape[1],
                 classes=data.classes, seed=seed, entrance=config.get("entrance"))
+    before = config.get("pretrain")
+    if before: train(net, load(**named(before["data"])).to(data.x.device), seed=seed, progress=progress,
+                     **before.get("train", {}))
     curves = train(net, data, seed=seed, progress=progress, **options)
     done = curves["train_loss"][-1] is not None
     found = {"status": "done" if done else "diverged", "curves": curves}
@@ -195,9 +198,13 @@ def run(
     return rounded(found | {"parameters": sum(p.numel() for p in net.parameters()), "data": data.checksum,
                             "seconds": time.perf_counter() - start})
 
+def sizes_probe(net, data, config)->dict:
+    "The smallest probe: how large the network and the data are, and the seed."
+    return {"parameters": sum(p.numel() for p in net.parameters()), "images": len(data.x), "seed": config["seed"]}
+
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #816b3683
+# %% ../../nbs/95_train.ipynb #757ab07d
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
