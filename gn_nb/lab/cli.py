@@ -6,7 +6,7 @@
 __all__ = ['LAB', 'extra', 'agrees', 'doctor', 'file_of', 'sweep_command', 'report_command', 'train_command', 'doctor_command',
            'parser', 'main']
 
-# %% ../../nbs/97_command.ipynb #365c77a9
+# %% ../../nbs/97_command.ipynb #3cb0d3c7
 import argparse
 import json
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .records import Table
 
-# %% ../../nbs/97_command.ipynb #4e30c2a8
+# %% ../../nbs/97_command.ipynb #035a8648
 LAB = dict(matplotlib="matplotlib", sklearn="scikit-learn", scipy="scipy", datasets="datasets", tqdm="tqdm",
            filelock="filelock")
 
@@ -40,7 +40,7 @@ def agrees(device:str)->str:
     error = max(float((a - b).detach().abs().max()) for a, b in zip(*pairs))
     return f"{'works' if error < 1e-4 else 'FAILS'}: largest error {error:.1e} against torch in float64"
 
-# %% ../../nbs/97_command.ipynb #09466d6e
+# %% ../../nbs/97_command.ipynb #7a496ab9
 def doctor()->tuple:
     "A table of facts and checks, and whether all that must work does."
     def tried(f, *args):
@@ -66,7 +66,7 @@ def doctor()->tuple:
                   else "GN_NB_DATA is not set: photographs are downloaded, digits and generated data are here"])
     return Table(["what", "found"], found), not any(text.startswith("FAILS") for _, text in found)
 
-# %% ../../nbs/97_command.ipynb #1a19d431
+# %% ../../nbs/97_command.ipynb #5af518c5
 def file_of(args)->Path:
     "Where the records of a sweep are."
     return Path(args.results)/f"{Path(args.name).stem.rsplit(':')[-1]}.jsonl"
@@ -103,7 +103,7 @@ def doctor_command(args)->tuple:
     table, well = doctor()
     return f"{table!r}\n", int(not well)
 
-# %% ../../nbs/97_command.ipynb #906ba22b
+# %% ../../nbs/97_command.ipynb #dcee588e
 def parser()->argparse.ArgumentParser:
     "The command line of gn-nb."
     top = argparse.ArgumentParser("gn-nb", description="The experiments of the book on group normalization.",

@@ -7,7 +7,7 @@ __all__ = ['STATUSES', 'SWEEPS', 'grid', 'key', 'append', 'read', 'machine', 've
            'cluster', 'default_workers', 'missing', 'sweep', 'example', 'sweeps', 'configs_of', 'flat', 'replicates',
            'report', 'tuned']
 
-# %% ../../nbs/96_sweep.ipynb #33a2c70f
+# %% ../../nbs/96_sweep.ipynb #dd5ea300
 import hashlib
 import itertools
 import json
@@ -35,7 +35,7 @@ from .figures import interval
 from .records import Table
 from .train import check_config, run
 
-# %% ../../nbs/96_sweep.ipynb #7501b254
+# %% ../../nbs/96_sweep.ipynb #9bc2a302
 def grid(
     base:dict,     # a config
     axes:dict,     # place, "train.lr" for instance -> list of values
@@ -52,7 +52,7 @@ def grid(
         out.append(config)
     return out
 
-# %% ../../nbs/96_sweep.ipynb #6c8ebf9b
+# %% ../../nbs/96_sweep.ipynb #b371699d
 def key(config:dict)->str:
     "Twelve hexadecimal digits that two configs share when they say the same."
     def plain(v):
@@ -64,7 +64,7 @@ def key(config:dict)->str:
     text = json.dumps(plain(said | named_places), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../../nbs/96_sweep.ipynb #08d886b9
+# %% ../../nbs/96_sweep.ipynb #4b6dd641
 STATUSES = dict(done="ended as planned", diverged="the loss was not finite", crashed="raised, or its process ended")
 
 def append(path, record:dict):
@@ -93,7 +93,7 @@ def read(path)->tuple:
             problems.append(f"{path}:{number}: skipped, {type(e).__name__}: {e}")
     return [*records.values()], problems
 
-# %% ../../nbs/96_sweep.ipynb #9a512d13
+# %% ../../nbs/96_sweep.ipynb #8894bae0
 def machine()->dict:
     "What a run's time depends on; no names."
     try: model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -120,7 +120,7 @@ def execute(config:dict)->dict:
         return record(config, {"status": "crashed", "error": f"{type(e).__name__}: {e}"[:500],
                                "where": f"{Path(frame.filename).name}:{frame.lineno}"})
 
-# %% ../../nbs/96_sweep.ipynb #65f2df3e
+# %% ../../nbs/96_sweep.ipynb #8ae56f97
 def worker(pipe, number:int):
     "Execute the configs that come through a pipe, until it closes; on the GPU of this number, if there are any."
     if torch.cuda.is_available(): torch.cuda.set_device(number % torch.cuda.device_count())
@@ -164,7 +164,7 @@ def local(
         for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
             pipe.close(); process.terminate(); process.join()
 
-# %% ../../nbs/96_sweep.ipynb #ec0f8f57
+# %% ../../nbs/96_sweep.ipynb #f2da068f
 def cluster(
     configs:list,
     address:str,             # of a Dask scheduler
@@ -184,7 +184,7 @@ def cluster(
         except TimeoutError: pass
         finally: client.cancel([*futures])
 
-# %% ../../nbs/96_sweep.ipynb #bfb7319c
+# %% ../../nbs/96_sweep.ipynb #a0a7394b
 def default_workers()->int:
     "As many as there are cores for this process, or four for each GPU."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -220,7 +220,7 @@ def sweep(
             ended[found["status"]] += 1
     return ended + Counter(left=len(todo) - ended.total())
 
-# %% ../../nbs/96_sweep.ipynb #15c1e92c
+# %% ../../nbs/96_sweep.ipynb #342dd1a5
 def example():
     "Four short runs on digits: batch and group normalization, two seeds each."
     base = {"data": {"name": "digits", "noise": 0.5}, "model": {"name": "resnet", "depth": 8, "width": 8},
@@ -241,7 +241,7 @@ def configs_of(name:str)->list:
     if not isinstance(found, list): raise ValueError(f"{name} must hold a list of configs, got {type(found).__name__}")
     return [check_config(c) for c in found]
 
-# %% ../../nbs/96_sweep.ipynb #d7cfba6c
+# %% ../../nbs/96_sweep.ipynb #0bb7ef3c
 def flat(config:dict, above="")->dict:
     "Places with dots -> values."
     out = {}
@@ -279,7 +279,7 @@ def report(
     head = [p for p, _ in next(iter(groups), ())]
     return Table([*head, "done", "failed", *(f"{part} error, % ({w})" for w in ways), "seconds"], rows)
 
-# %% ../../nbs/96_sweep.ipynb #d457c348
+# %% ../../nbs/96_sweep.ipynb #b7b2a612
 def tuned(
     records:list,
     place:str="train.lr",    # where the choice was left open

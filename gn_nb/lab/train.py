@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
            'run', 'sizes_probe', 'processes']
 
-# %% ../../nbs/95_train.ipynb #a0a96ff0
+# %% ../../nbs/95_train.ipynb #ce434dd1
 import math
 import os
 import time
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .data import Data, augment, batches, known, load, named
 from .models import build, freeze, precise, set_evaluation
 
-# %% ../../nbs/95_train.ipynb #90f05cb4
+# %% ../../nbs/95_train.ipynb #75371956
 def errors(
     logits:torch.Tensor,   # (N, classes) or (N, classes, H, W)
     y:torch.Tensor,        # (N,) or (N, H, W); pixels with other labels do not count
@@ -39,7 +39,7 @@ def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
     return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
 
-# %% ../../nbs/95_train.ipynb #9a3ed7eb
+# %% ../../nbs/95_train.ipynb #b147d114
 @torch.no_grad()
 def evaluate(
     net:nn.Module,          # left in eval mode
@@ -55,7 +55,7 @@ def evaluate(
         loss, error = loss + loss_of(logits, b).double()*len(b)/n, error + errors(logits, b).double().sum()/n
     return {"loss": float(loss), "error": float(error)}
 
-# %% ../../nbs/95_train.ipynb #cfd6e7f5
+# %% ../../nbs/95_train.ipynb #30920b7d
 SCHEDULES = dict(cosine=lambda t: (1 + math.cos(math.pi*t))/2, steps=lambda t: .1**sum(t >= s for s in (.3, .6, .9)),
                  constant=lambda t: 1.)
 
@@ -68,11 +68,11 @@ def rate(
     t = step/steps
     return known("schedule", schedule, SCHEDULES)(t)*min(1., (step + 1)/(warmup*steps) if warmup else 1.)
 
-# %% ../../nbs/95_train.ipynb #63a050ce
+# %% ../../nbs/95_train.ipynb #34cd1f2a
 def _layout(t): return {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim, torch.contiguous_format)
 
 def _average(values):
-    "Mean over the processes, in place, of tensors or of one tensor."
+    "Mean over the processes, in place, of each tensor."
     if dist.is_initialized():
         for v in values: dist.all_reduce(v.div_(dist.get_world_size()))
 
@@ -89,7 +89,7 @@ def _steps(net, data, rows, optimizer, lr, augmented, rng, smoothing, autocast):
     _average([total])
     return total.tolist()
 
-# %% ../../nbs/95_train.ipynb #67ce18c9
+# %% ../../nbs/95_train.ipynb #a95288e9
 CURVES = ("train_loss", "train_error", "val_loss", "val_error")
 
 def train(
@@ -144,7 +144,7 @@ def train(
     net.eval()
     return curves
 
-# %% ../../nbs/95_train.ipynb #8e72e938
+# %% ../../nbs/95_train.ipynb #8c4d530e
 KEYS = ("data", "model", "norm", "entrance", "pretrain", "train", "seed", "probe")
 
 def check_config(config:dict)->dict:
@@ -176,7 +176,7 @@ def rounded(v):
     if isinstance(v, list | tuple): return [rounded(u) for u in v]
     return float(f"{v:.5g}") if isinstance(v, float) else v
 
-# %% ../../nbs/95_train.ipynb #18a53c66
+# %% ../../nbs/95_train.ipynb #265faaf9
 def run(
     config:dict,           # see KEYS; data and model must be there
     progress:bool=False,   # show a bar
@@ -204,7 +204,7 @@ def sizes_probe(net, data, config)->dict:
 
 def _world(): return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../../nbs/95_train.ipynb #757ab07d
+# %% ../../nbs/95_train.ipynb #ad365104
 class processes:
     "Context: join the processes that torchrun has started, if it has; gives this one's number, 0 for a single one."
     def __enter__(self):
