@@ -6,7 +6,7 @@
 __all__ = ['COLORS', 'STYLE', 'STAGES', 'ARROWS', 'contrast', 'Figure', 'show', 'element', 'label', 'drawing', 'cube', 'cubes',
            'path', 'interval', 'Comparison', 'compare', 'holm', 'bands', 'differences']
 
-# %% ../../nbs/90_figures.ipynb #290340f4
+# %% ../../nbs/90_figures.ipynb #68e6ce36
 import html
 import io
 import itertools
@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-# %% ../../nbs/90_figures.ipynb #bc7aabe8
+# %% ../../nbs/90_figures.ipynb #cbe7930f
 COLORS = dict(blue="#3b82c4", orange="#c8781e", green="#2a9d6f", red="#d4525a", purple="#9a6fc9", grey="#808488",
               teal="#1f9aa8", pink="#c9629f")
 
@@ -34,7 +34,7 @@ def contrast(
     low, high = sorted([luminance(a), luminance(b)])
     return float((high + 0.05)/(low + 0.05))
 
-# %% ../../nbs/90_figures.ipynb #c9e79e63
+# %% ../../nbs/90_figures.ipynb #f959d045
 _INK = "#0a0b0c"     # stands for the page's text colour until the SVG is written
 STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
          "axes.spines.right": False, "axes.prop_cycle": mpl.cycler(color=list(COLORS.values())),
@@ -63,7 +63,7 @@ class Figure:
 
     def __repr__(self): return f"Figure: {self.caption}"
 
-# %% ../../nbs/90_figures.ipynb #d134b863
+# %% ../../nbs/90_figures.ipynb #105376a7
 def show(
     fig,          # matplotlib figure; closed by this call
     caption:str,  # one claim, and what to look at; HTML
@@ -82,7 +82,7 @@ def show(
     svg = svg.replace("<svg", f'<svg style="{style}"', 1)
     return Figure(svg, caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #327774ab
+# %% ../../nbs/90_figures.ipynb #14416903
 def element(
     tag:str,        # SVG element
     text:str="",    # what stands inside; escaped
@@ -109,7 +109,7 @@ def drawing(
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
             f'font-family="sans-serif" style="{style}">{"".join(parts)}</svg>')
 
-# %% ../../nbs/90_figures.ipynb #e0d8a043
+# %% ../../nbs/90_figures.ipynb #00c5ec54
 def cube(
     sets:np.ndarray,     # (N, C, S) integers: cells with the same number are normalized together
     x:float, y:float,    # where the picture begins, in pixels
@@ -132,7 +132,7 @@ def cube(
     front = [face(sets[0, c, s], ".9", *box(0, c, s, 0, 1, 1)) for c in range(C) for s in range(S)]
     return top + side + front, C*cell + N*dx, S*cell + N*dy
 
-# %% ../../nbs/90_figures.ipynb #ca76e8d6
+# %% ../../nbs/90_figures.ipynb #71c12719
 def cubes(
     named:dict,        # title -> (N, C, S) integers
     caption:str,       # one claim, and what to look at; HTML
@@ -152,7 +152,7 @@ def cubes(
     width = x - 26
     return Figure(drawing(parts, width, tallest + top + 22, 1.25*width, min(width, 460)), caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #db098897
+# %% ../../nbs/90_figures.ipynb #a2309539
 STAGES = dict(   # name -> (column, row, lines of text)
     x=(0, 0, ["x", "(N, C, *)"]), moments=(1, 0, ["moments", "count, mean, M2"]),
     apply=(2, 0, ["apply", "(x − mean)·rstd·w + b"]), y=(3, 0, ["y", "(N, C, *)"]),
@@ -195,7 +195,7 @@ def path(
     if lit: caption, alt = f"{caption} Lit: what this chapter is about.", f"{alt} Lit: {here}."
     return Figure(drawing(parts, width, 2*H + h + 8, width, 560), caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #aecdf45d
+# %% ../../nbs/90_figures.ipynb #2fdb2b5a
 def interval(
     values,            # one for each seed
     level:float=.95,   # how often such an interval holds the true mean
@@ -206,7 +206,7 @@ def interval(
     half = stats.t.ppf((1 + level)/2, len(v) - 1)*v.std(ddof=1)/math.sqrt(len(v))
     return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
 
-# %% ../../nbs/90_figures.ipynb #b8df367e
+# %% ../../nbs/90_figures.ipynb #9e36d9ab
 class Comparison(NamedTuple):
     "Paired differences: their mean, its 95 per cent interval, and what follows."
     mean:float
@@ -232,7 +232,7 @@ def compare(
     verdict = "different, within the margin" if len(words) == 2 else words[0] if words else "open"
     return Comparison(*interval(d), different, equivalent, verdict)
 
-# %% ../../nbs/90_figures.ipynb #c0dbc4f0
+# %% ../../nbs/90_figures.ipynb #ddbf5f4f
 def holm(p)->np.ndarray:
     "p-values of a family of comparisons, each corrected for the family's size."
     p = np.asarray(p, dtype=np.float64)
@@ -241,7 +241,7 @@ def holm(p)->np.ndarray:
     out[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)))
     return out
 
-# %% ../../nbs/90_figures.ipynb #0af2abea
+# %% ../../nbs/90_figures.ipynb #6b1b1959
 def bands(
     ax,             # matplotlib axes
     x,              # (points,)

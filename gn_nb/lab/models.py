@@ -7,7 +7,7 @@ __all__ = ['NORMS', 'MODELS', 'EVALUATIONS', 'BatchNorm', 'precise', 'groups_of'
            'norm_layer', 'Standardized', 'Block', 'resnet', 'vgg', 'UNet', 'video', 'initialize', 'build',
            'set_evaluation', 'freeze']
 
-# %% ../../nbs/94_models.ipynb #f635cccc
+# %% ../../nbs/94_models.ipynb #a9766590
 import math
 
 import torch
@@ -20,7 +20,7 @@ from .digits import digits_net
 from ..layers import GroupNorm
 from ..shapes import check_groups
 
-# %% ../../nbs/94_models.ipynb #838435a2
+# %% ../../nbs/94_models.ipynb #e1e50440
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     "Batch normalization of (N, C, *) by statistics of `ghost` neighbouring samples; raises ValueError."
     def __init__(self,
@@ -49,7 +49,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def extra_repr(self): return super().extra_repr() + (f", ghost={self.ghost}" if self.ghost else "")
 
-# %% ../../nbs/94_models.ipynb #15f906c9
+# %% ../../nbs/94_models.ipynb #dd0ad6be
 def precise(
     net:nn.Module,       # its BatchNorms get new running statistics; its mode is left as it was
     x:torch.Tensor,      # training images
@@ -71,7 +71,7 @@ def precise(
     for m, (mean, square) in sums.items():
         m.running_mean.copy_(mean); m.running_var.copy_(square - mean.square())
 
-# %% ../../nbs/94_models.ipynb #5f8d261f
+# %% ../../nbs/94_models.ipynb #2323674b
 def groups_of(
     C:int,
     num_groups:int=None,    # G
@@ -90,7 +90,7 @@ def groups_of(
     check_groups(C, found)
     return found
 
-# %% ../../nbs/94_models.ipynb #e6f4f0ba
+# %% ../../nbs/94_models.ipynb #840c5515
 class PerGroup(nn.Module):
     "One weight and one bias for each of `groups` groups of `C` channels."
     def __init__(self, C, groups):
@@ -134,14 +134,14 @@ def norm_layer(
     norm = known("norm", name, NORMS)(C, **more)
     return nn.Sequential(Offset(C, offset), norm) if offset else norm
 
-# %% ../../nbs/94_models.ipynb #f61c428f
+# %% ../../nbs/94_models.ipynb #81bb8790
 class Standardized(nn.Module):
     "Parametrization: each filter with mean 0 and variance 1/fan_in."
     def forward(self, weight):
         w = weight - weight.mean((*range(1, weight.ndim),), keepdim=True)
         return w*(w.square().sum((*range(1, w.ndim),), keepdim=True) + 1e-10).rsqrt()
 
-# %% ../../nbs/94_models.ipynb #e5c010a8
+# %% ../../nbs/94_models.ipynb #2a30f560
 class Block(nn.Module):
     "Two convolutions and a short cut around them."
     def __init__(self, norm, before, width, stride):
@@ -164,7 +164,7 @@ def resnet(norm, channels, classes, depth=20, width=16):
             before = width*2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
-# %% ../../nbs/94_models.ipynb #646da12f
+# %% ../../nbs/94_models.ipynb #fe820e39
 def vgg(norm, channels, classes, width=16, pools=5):
     "Like VGG-11, narrower: eight convolutions in five stages, the first `pools` of which end in a pooling."
     layers, before = [], channels
@@ -175,7 +175,7 @@ def vgg(norm, channels, classes, width=16, pools=5):
         if stage < pools: layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
-# %% ../../nbs/94_models.ipynb #bca51884
+# %% ../../nbs/94_models.ipynb #78be4af7
 class UNet(nn.Module):
     "(N, channels, H, W) to logits (N, classes, H, W); H and W must be divisible by 4."
     def __init__(self, norm, channels, classes, width=16):
@@ -204,7 +204,7 @@ def video(norm, channels, classes, widths=(8, 16, 32)):
         before = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(before, classes))
 
-# %% ../../nbs/94_models.ipynb #34122136
+# %% ../../nbs/94_models.ipynb #82988db7
 def initialize(
     net:nn.Module,
     seed:int,
@@ -240,7 +240,7 @@ def build(
     initialize(net, seed, bias=norm["name"] == "none", standardize=standardize)
     return net if entrance is None else nn.Sequential(norm_layer(channels, **named(entrance)), net)
 
-# %% ../../nbs/94_models.ipynb #324fed5a
+# %% ../../nbs/94_models.ipynb #730718de
 EVALUATIONS = ("running", "precise", "batch")
 
 def set_evaluation(
