@@ -44,7 +44,7 @@ def started():
         process.communicate()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -98,14 +98,14 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, started):
 
 @needs_proc
 def test_a_killed_worker_is_a_crashed_run(tmp_path, started):
-    configs = lab.grid(SLOW, {"seed": range(12)})
+    configs = lab.grid(SLOW, {"seed": range(8)})
     (tmp_path/"many.json").write_text(json.dumps(configs))
     path = tmp_path/"many.jsonl"
     sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 2, "--quiet")
     wait_for(lambda: recorded(path) >= 1)                               # so both have something to do
     os.kill(workers_of(sweep.pid)[0], signal.SIGKILL)
-    out, err = sweep.communicate(timeout=60)
-    assert (sweep.returncode, out, err) == (0, f"{path}: 11 done, 1 crashed\n", "")
+    out, err = sweep.communicate(timeout=180)
+    assert (sweep.returncode, out, err) == (0, f"{path}: 7 done, 1 crashed\n", "")
     crashed, = (r for r in each_once(path, configs) if r["status"] == "crashed")
     assert crashed["error"] == "its process ended: -9"
     assert lab.sweep(configs, path, workers=0, again=True, progress=False) == {"done": 1}
@@ -124,7 +124,7 @@ def test_interrupting_a_sweep(tmp_path, started):
     sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet")
     wait_for(lambda: recorded(tmp_path/"many.jsonl") >= 1)
     os.killpg(sweep.pid, signal.SIGINT)                                 # what Ctrl-C does: all processes are told
-    out, err = sweep.communicate(timeout=30)
+    out, err = sweep.communicate(timeout=180)
     assert (sweep.returncode, out, err) == (130, "", "stopped; the same command goes on from here\n")
 
 
@@ -145,7 +145,7 @@ def test_a_cluster_that_loses_a_worker(tmp_path, started):
     sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--dask", address, "--quiet")
     wait_for(lambda: recorded(path) >= 2)
     first.kill()
-    out, err = sweep.communicate(timeout=60)
+    out, err = sweep.communicate(timeout=180)
     assert sweep.returncode == 0 and "8 done" in out and "1 crashed" in out, (out, err)
     records = {r["key"]: r for r in each_once(path, configs)}
     here = run(configs[0])                                              # the same numbers as at home
@@ -163,7 +163,7 @@ def test_torchrun(tmp_path, norm, alone):
     found = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python",
                             "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", *COMMAND, "train",
                             str(tmp_path/"config.json"), "--quiet"],
-                           env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=90)
+                           env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=180)
     assert found.returncode == 0, found.stderr
     record, = map(json.loads, found.stdout.splitlines())                # one process speaks for all
     wanted = run(config | {"norm": alone})
@@ -248,7 +248,7 @@ def test_the_doctor_needs_no_extra():
     lacking = ["sklearn", "datasets", "matplotlib", "scipy", "tqdm", "filelock", "distributed"]
     code = (f"import sys; sys.modules.update(dict.fromkeys({lacking}))\n"
             "from gn_nb.lab.cli import main; sys.exit(main(['doctor']))")
-    found = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert found.returncode == 0 and "group_norm on the CPU  works" in found.stdout
     assert 'pip install "gn_nb[lab]"' in found.stdout and 'pip install "gn_nb[cluster]"' in found.stdout
 
