@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing import active_children
 from pathlib import Path
 
 import datasets
@@ -96,20 +97,17 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, started):
     assert [p.split(" ")[:2] for p in problems] == [[f"{path}:{len(before.splitlines()) + 1}:", "skipped,"]]
 
 
-@needs_proc
-def test_a_killed_worker_is_a_crashed_run(tmp_path, started):
-    configs = lab.grid(SLOW, {"seed": range(8)})
-    (tmp_path/"many.json").write_text(json.dumps(configs))
-    path = tmp_path/"many.jsonl"
-    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 2, "--quiet")
-    wait_for(lambda: recorded(path) >= 1)                               # so both have something to do
-    os.kill(workers_of(sweep.pid)[0], signal.SIGKILL)
-    out, err = sweep.communicate(timeout=180)
-    assert (sweep.returncode, out, err) == (0, f"{path}: 7 done, 1 crashed\n", "")
-    crashed, = (r for r in each_once(path, configs) if r["status"] == "crashed")
-    assert crashed["error"] == "its process ended: -9"
-    assert lab.sweep(configs, path, workers=0, again=True, progress=False) == {"done": 1}
-    assert {r["status"] for r in lab.read(path)[0]} == {"done"}
+def test_a_killed_worker_is_a_crashed_run(tmp_path):
+    configs = lab.grid(QUICK, {"train.epochs": [1, 40], "seed": [0, 1]})[1:]                 # a short one, two long ones
+    configs = lab.grid(QUICK, {"train.epochs": [1, 60], "seed": [0, 1]})[1:]            # a short one, two long ones
+    path, runs = tmp_path/"many.jsonl", lab.local(configs, workers=2)
+    lab.append(path, next(runs))                                        # and one worker waits while we look at this
+    for process in active_children(): os.kill(process.pid, signal.SIGKILL); process.join()
+    for record in runs: lab.append(path, record)
+    records = {r["key"]: r for r in each_once(path, configs)}
+    assert Counter(r["status"] for r in records.values()) == {"done": 2, "crashed": 1}
+    assert records[lab.key(configs[1])]["error"] == "its process ended: -9"
+    assert lab.missing(configs, path) == [] and lab.missing(configs, path, again=True) == [configs[1]]
 
 
 def test_a_missing_file_stops_a_sweep_and_is_not_recorded(tmp_path):
