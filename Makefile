@@ -13,7 +13,7 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python >= 3.10 is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=...")'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,cluster,dev]"
 	@touch $@
 
 book: $(STAMP)  ## export the package, execute every chapter, build the site into _build/html

@@ -17,7 +17,7 @@ SITE = root/"_build/html"
 
 def key():
     "Changes when a chapter's result may change though its text did not."
-    files = [*sorted((root/"gn_nb").rglob("*.py")), *sorted((root/"results").glob("*.json")), root/"constraints.txt",
+    files = [*sorted((root/"gn_nb").rglob("*.py")), *sorted((root/"results").glob("*.json*")), root/"constraints.txt",
              root/"settings.ini"]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files) + sys.version.encode()).hexdigest()
 

@@ -24,7 +24,7 @@ def test_contents(wheel):
     files = {f for f in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in f}
     assert files == {str(p.relative_to(ROOT)) for p in (ROOT/"gn_nb").rglob("*.py")}
     dist_info = {f.split("/", 1)[1] for f in zipfile.ZipFile(wheel).namelist() if ".dist-info/" in f}
-    assert dist_info == {"METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE"}
+    assert dist_info == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
     assert "py3-none-any" in wheel.name
 
 
@@ -34,7 +34,7 @@ def test_metadata(wheel):
         meta = Parser().parsestr(z.read(name).decode("utf-8"))
     cfg = settings()
     wanted = [Requirement(r) for r in cfg["requirements"].split()]
-    for extra in ("cuda12", "cuda13", "lab", "bench", "dev"):
+    for extra in ("cuda12", "cuda13", "lab", "cluster", "bench", "dev"):
         wanted += [Requirement(f'{r}; extra == "{extra}"') for r in cfg[f"{extra}_requirements"].split()]
     assert {*map(Requirement, meta.get_all("Requires-Dist"))} == {*wanted}
     assert (meta["Name"], meta["Version"], meta["Summary"]) == (cfg["lib_name"], cfg["version"], cfg["description"])
@@ -46,9 +46,8 @@ def test_metadata(wheel):
 def test_constraints_pin_what_settings_ask_for():
     pins = [Requirement(line) for line in (ROOT/"constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     pinned = {r.name.lower(): r for r in pins}
-    for kind in ("requirements", "lab_requirements", "bench_requirements", "cuda13_requirements",
-                 "dev_requirements"):
-        for r in map(Requirement, settings()[kind].split()):
+    for kind in ("", "cuda13_", "lab_", "cluster_", "bench_", "dev_"):
+        for r in map(Requirement, settings()[f"{kind}requirements"].split()):
             version = next(iter(pinned[r.name.lower()].specifier)).version
             assert r.specifier.contains(version), f"{r} against {version}"
     assert all(s.operator == ">=" for r in settings()["requirements"].split() for s in Requirement(r).specifier)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['digits', 'digits_net', 'error', 'train']
 
-# %% ../../nbs/91_digits.ipynb #c896358e
+# %% ../../nbs/91_digits.ipynb #e278fbd2
 from functools import lru_cache
 
 import torch
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../../nbs/91_digits.ipynb #8058c987
+# %% ../../nbs/91_digits.ipynb #8566f636
 @lru_cache
 def digits(
     num_test:int=597,  # how many of the 1,797 images are held out; the split is the same in every run
@@ -26,19 +26,21 @@ def digits(
     x = (x - train.mean())/train.std()
     return x[num_test:], y[num_test:], x[:num_test], y[:num_test]
 
-# %% ../../nbs/91_digits.ipynb #82b727a9
+# %% ../../nbs/91_digits.ipynb #8ad2390c
 def digits_net(
     norm,               # function: number of channels -> module
+    channels:int=1,     # of the images
+    classes:int=10,
     widths=(16, 32, 32),
-)->nn.Sequential:       # maps (N, 1, 8, 8) to (N, 10)
+)->nn.Sequential:       # maps (N, channels, H, W) to (N, classes)
     "A small convolutional network for the digits; `norm(C)` follows every convolution."
-    layers, before = [], 1
+    layers, before = [], channels
     for k, width in enumerate(widths):
         layers += [nn.Conv2d(before, width, 3, stride=1 + (k == 1), padding=1, bias=False), norm(width), nn.ReLU()]
         before = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
-# %% ../../nbs/91_digits.ipynb #868e241f
+# %% ../../nbs/91_digits.ipynb #ba98fac7
 def error(
     net:nn.Module,       # maps images to logits; its mode, train or eval, is left as it is
     x, y,                # images and labels
@@ -49,7 +51,7 @@ def error(
         wrong = sum(int((net(a).argmax(1) != b).sum()) for a, b in zip(x.split(batch_size), y.split(batch_size)))
     return wrong/len(y)
 
-# %% ../../nbs/91_digits.ipynb #e29f9569
+# %% ../../nbs/91_digits.ipynb #843694f4
 def train(
     norm,                 # function: number of channels -> module
     batch_size:int=32,    # images in a step, and in a batch statistic

@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'STYLE', 'STAGES', 'ARROWS', 'contrast', 'Figure', 'show', 'element', 'label', 'drawing', 'cube', 'cubes',
-           'path']
+           'path', 'interval', 'Comparison', 'compare', 'holm', 'bands', 'differences']
 
-# %% ../../nbs/90_figures.ipynb #98ec4db2
+# %% ../../nbs/90_figures.ipynb #68e6ce36
 import html
 import io
+import itertools
+import math
 import re
+from typing import NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import stats
 
-# %% ../../nbs/90_figures.ipynb #8526fb60
+# %% ../../nbs/90_figures.ipynb #cbe7930f
 COLORS = dict(blue="#3b82c4", orange="#c8781e", green="#2a9d6f", red="#d4525a", purple="#9a6fc9", grey="#808488",
               teal="#1f9aa8", pink="#c9629f")
 
@@ -30,7 +34,7 @@ def contrast(
     low, high = sorted([luminance(a), luminance(b)])
     return float((high + 0.05)/(low + 0.05))
 
-# %% ../../nbs/90_figures.ipynb #e3edffe0
+# %% ../../nbs/90_figures.ipynb #f959d045
 _INK = "#0a0b0c"     # stands for the page's text colour until the SVG is written
 STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
          "axes.spines.right": False, "axes.prop_cycle": mpl.cycler(color=list(COLORS.values())),
@@ -59,7 +63,7 @@ class Figure:
 
     def __repr__(self): return f"Figure: {self.caption}"
 
-# %% ../../nbs/90_figures.ipynb #396b006d
+# %% ../../nbs/90_figures.ipynb #105376a7
 def show(
     fig,          # matplotlib figure; closed by this call
     caption:str,  # one claim, and what to look at; HTML
@@ -78,7 +82,7 @@ def show(
     svg = svg.replace("<svg", f'<svg style="{style}"', 1)
     return Figure(svg, caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #1f13e78a
+# %% ../../nbs/90_figures.ipynb #14416903
 def element(
     tag:str,        # SVG element
     text:str="",    # what stands inside; escaped
@@ -105,7 +109,7 @@ def drawing(
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
             f'font-family="sans-serif" style="{style}">{"".join(parts)}</svg>')
 
-# %% ../../nbs/90_figures.ipynb #cf3195a3
+# %% ../../nbs/90_figures.ipynb #00c5ec54
 def cube(
     sets:np.ndarray,     # (N, C, S) integers: cells with the same number are normalized together
     x:float, y:float,    # where the picture begins, in pixels
@@ -128,7 +132,7 @@ def cube(
     front = [face(sets[0, c, s], ".9", *box(0, c, s, 0, 1, 1)) for c in range(C) for s in range(S)]
     return top + side + front, C*cell + N*dx, S*cell + N*dy
 
-# %% ../../nbs/90_figures.ipynb #c3f14e9c
+# %% ../../nbs/90_figures.ipynb #71c12719
 def cubes(
     named:dict,        # title -> (N, C, S) integers
     caption:str,       # one claim, and what to look at; HTML
@@ -148,7 +152,7 @@ def cubes(
     width = x - 26
     return Figure(drawing(parts, width, tallest + top + 22, 1.25*width, min(width, 460)), caption, alt)
 
-# %% ../../nbs/90_figures.ipynb #47b14b3e
+# %% ../../nbs/90_figures.ipynb #a2309539
 STAGES = dict(   # name -> (column, row, lines of text)
     x=(0, 0, ["x", "(N, C, *)"]), moments=(1, 0, ["moments", "count, mean, M2"]),
     apply=(2, 0, ["apply", "(x − mean)·rstd·w + b"]), y=(3, 0, ["y", "(N, C, *)"]),
@@ -190,3 +194,84 @@ def path(
     alt = "Three rows of boxes: forward from x to y, backward from dy to dx, and the modules from reference to layers."
     if lit: caption, alt = f"{caption} Lit: what this chapter is about.", f"{alt} Lit: {here}."
     return Figure(drawing(parts, width, 2*H + h + 8, width, 560), caption, alt)
+
+# %% ../../nbs/90_figures.ipynb #2fdb2b5a
+def interval(
+    values,            # one for each seed
+    level:float=.95,   # how often such an interval holds the true mean
+)->tuple:              # mean, low, high; NaN where there are too few values
+    "Mean and Student's confidence interval."
+    v = np.asarray(values, dtype=np.float64)
+    if len(v) < 2: return (float(v[0]), math.nan, math.nan) if len(v) else (math.nan,)*3
+    half = stats.t.ppf((1 + level)/2, len(v) - 1)*v.std(ddof=1)/math.sqrt(len(v))
+    return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
+
+# %% ../../nbs/90_figures.ipynb #9e36d9ab
+class Comparison(NamedTuple):
+    "Paired differences: their mean, its 95 per cent interval, and what follows."
+    mean:float
+    low:float
+    high:float
+    p_different:float     # two-sided paired t test: that the mean difference is 0
+    p_equivalent:float    # two one-sided tests: that it is at or beyond the margin
+    verdict:str           # "different", "equivalent", both ("different, within the margin") or "open"
+
+def compare(
+    a, b,           # values of two methods, paired by position
+    margin:float,   # the smallest difference that would matter, in the unit of the values
+)->Comparison:      # of a - b
+    "A paired comparison with a test of difference and one of equivalence, each at 5 per cent."
+    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if len(d) < 2: raise ValueError(f"a and b must have at least 2 values, got {len(d)}")
+    if not margin > 0: raise ValueError(f"margin ({margin}) must be positive")
+    se, at = d.std(ddof=1)/math.sqrt(len(d)), d.mean()
+    def tail(t): return float(stats.t.sf(t, len(d) - 1)) if se else float(t <= 0)
+    scale = se or 1.
+    different, equivalent = min(1., 2*tail(abs(at)/scale)), max(tail((margin - at)/scale), tail((margin + at)/scale))
+    words = ["different"]*(different < .05) + ["equivalent"]*(equivalent < .05)
+    verdict = "different, within the margin" if len(words) == 2 else words[0] if words else "open"
+    return Comparison(*interval(d), different, equivalent, verdict)
+
+# %% ../../nbs/90_figures.ipynb #ddbf5f4f
+def holm(p)->np.ndarray:
+    "p-values of a family of comparisons, each corrected for the family's size."
+    p = np.asarray(p, dtype=np.float64)
+    order = p.argsort()
+    out = np.empty_like(p)
+    out[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)))
+    return out
+
+# %% ../../nbs/90_figures.ipynb #6b1b1959
+def bands(
+    ax,             # matplotlib axes
+    x,              # (points,)
+    named:dict,     # name -> (seeds, points)
+    level:float=.95,
+    **more,         # of every line
+):
+    "The mean of each name as a line, its confidence interval as a band; colours in the order of COLORS."
+    for (name, values), color in zip(named.items(), itertools.cycle(COLORS.values())):
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != len(x):
+            raise ValueError(f"{name} must have shape (seeds, {len(x)}), got {values.shape}")
+        mean, low, high = np.array([interval(v, level) for v in values.T]).T
+        ax.plot(x, mean, color=color, label=name, **more)
+        ax.fill_between(x, low, high, color=color, alpha=.2, lw=0)
+
+def differences(
+    ax,             # matplotlib axes
+    named:dict,     # name -> (values, values of what it is compared with), paired by position
+    margin:float,   # the smallest difference that would matter
+)->dict:            # name -> Comparison
+    "Paired differences: a point for each seed, the mean with its 90 and 95 per cent intervals, and the margins."
+    found = {name: compare(a, b, margin) for name, (a, b) in named.items()}
+    ax.axvspan(-margin, margin, color=COLORS["grey"], alpha=.2, lw=0)
+    ax.axvline(0, color=_INK, lw=.8)
+    for row, ((name, (a, b)), color) in enumerate(zip(named.items(), itertools.cycle(COLORS.values()))):
+        d, c = np.subtract(a, b), found[name]
+        ax.plot(d, np.full(len(d), row + .22), "o", ms=3, alpha=.6, color=color)
+        for (low, high), width in (((c.low, c.high), 1.2), (interval(d, .9)[1:], 3.5)):
+            ax.plot([low, high], [row, row], color=color, lw=width, solid_capstyle="butt")
+        ax.plot(c.mean, row, "o", ms=6, color=color)
+    ax.set(yticks=range(len(named)), yticklabels=[*named], ylim=(-.6, len(named) - .4)); ax.grid(False, axis="y")
+    return found

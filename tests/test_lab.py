@@ -1,0 +1,261 @@
+"""The laboratory where a notebook cannot go: sweeps that are killed, a cluster that loses a worker, torchrun, a hub.
+
+Sweeps run in processes of their own, started as a reader would start them, and are killed as a power cut would.
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import active_children
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from conftest import ROOT
+from pyarrow import parquet
+
+from gn_nb.lab import data as lab_data
+from gn_nb.lab import sweep as lab
+from gn_nb.lab.cli import main
+from gn_nb.lab.models import build
+from gn_nb.lab.train import run, train
+from gn_nb.testing import assert_close, must_raise
+
+COMMAND = (str(Path(sys.executable).with_name("gn-nb")),)
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+QUICK = {"data": "digits", "model": "plain", "norm": "bn", "train": {"epochs": 1}}
+SLOW = {"data": "digits", "model": "plain", "norm": "bn", "train": {"epochs": 4}}     # about half a second
+
+
+@pytest.fixture
+def started():
+    "A function that starts a command; what it started is killed at the end."
+    processes = []
+    def start(*command, **more):
+        processes.append(subprocess.Popen([*map(str, command)], env=ENVIRONMENT, start_new_session=True, text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more))
+        return processes[-1]
+    yield start
+    for process in processes:
+        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(condition, seconds=180):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(.05)
+
+
+def recorded(path): return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def children(pid):
+    "Of a process, by Linux's list of them."
+    return [int(c) for task in Path(f"/proc/{pid}/task").glob("*") for c in (task/"children").read_text().split()]
+
+
+def workers_of(pid):
+    "The processes among its children that execute configs, not the one that keeps track of resources."
+    return [c for c in children(pid) if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="/proc/self/task is missing here")
+
+
+def each_once(path, configs):
+    "Every config has one line, and no line is broken."
+    records, problems = lab.read(path)
+    assert not problems
+    assert Counter(json.loads(line)["key"] for line in path.read_text().splitlines()) == Counter(map(lab.key, configs))
+    return records
+
+
+@needs_proc
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path, started):
+    configs = lab.grid(SLOW, {"seed": range(10)})
+    (tmp_path/"many.json").write_text(json.dumps(configs))
+    path = tmp_path/"many.jsonl"
+    first = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 2)
+    wait_for(lambda: recorded(path) >= 2)
+    orphans = workers_of(first.pid)
+    first.kill()                                                        # no chance to tidy up
+    assert len(orphans) == 2
+    wait_for(lambda: not any(Path(f"/proc/{c}").exists() for c in orphans))            # they end by themselves
+    before = path.read_bytes()
+    assert 2 <= len(before.splitlines()) < 10
+    path.write_bytes(before + b'{"key": "')                             # and the power failed in the middle of a line
+    assert lab.sweep(configs, path, workers=0, progress=False) == {"done": 10 - len(before.splitlines())}
+    assert path.read_bytes().startswith(before)                         # what was recorded was not touched
+    records, problems = lab.read(path)
+    assert {r["key"] for r in records} == {*map(lab.key, configs)} and len(path.read_bytes().splitlines()) == 11
+    assert [p.split(" ")[:2] for p in problems] == [[f"{path}:{len(before.splitlines()) + 1}:", "skipped,"]]
+
+
+def test_a_killed_worker_is_a_crashed_run(tmp_path):
+    "Of two that are killed, one loses its run, recorded as crashed; the other waited, and its next run goes elsewhere."
+    configs = lab.grid(QUICK, {"train.epochs": [1, 40], "seed": [0, 1]})[1:]            # a short one, two long ones
+    path, runs = tmp_path/"many.jsonl", lab.local(configs, workers=2)
+    lab.append(path, next(runs))                                        # and one worker waits while we look at this
+    for process in active_children(): os.kill(process.pid, signal.SIGKILL); process.join()
+    for record in runs: lab.append(path, record)
+    records = {r["key"]: r for r in each_once(path, configs)}
+    assert Counter(r["status"] for r in records.values()) == {"done": 2, "crashed": 1}
+    assert records[lab.key(configs[1])]["error"] == "its process ended: -9"
+    assert lab.missing(configs, path) == [] and lab.missing(configs, path, again=True) == [configs[1]]
+
+
+def test_a_missing_file_stops_a_sweep_and_is_not_recorded(tmp_path):
+    configs = [QUICK, QUICK | {"data": {"name": "cifar10", "folder": str(tmp_path/"nowhere")}}]
+    must_raise(FileNotFoundError, "folder must hold train*.parquet", lab.sweep, configs, tmp_path/"a.jsonl", workers=1,
+               progress=False)
+    assert [r["key"] for r in lab.read(tmp_path/"a.jsonl")[0]] == [lab.key(QUICK)]
+
+
+def test_interrupting_a_sweep(tmp_path, started):
+    (tmp_path/"many.json").write_text(json.dumps(lab.grid(SLOW, {"seed": range(30)})))
+    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet")
+    wait_for(lambda: recorded(tmp_path/"many.jsonl") >= 1)
+    os.killpg(sweep.pid, signal.SIGINT)                                 # what Ctrl-C does: all processes are told
+    out, err = sweep.communicate(timeout=180)
+    assert (sweep.returncode, out, err) == (130, "", "stopped; the same command goes on from here\n")
+
+
+def test_a_cluster_that_loses_a_worker(tmp_path, started):
+    "A scheduler and two workers on this machine, one of them killed: every config is recorded once, none is lost."
+    dask = str(Path(sys.executable).with_name("dask"))
+    started(dask, "scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file",
+            tmp_path/"at.json")
+    wait_for(lambda: (tmp_path/"at.json").exists() and (tmp_path/"at.json").read_text())
+    address = json.loads((tmp_path/"at.json").read_text())["address"]
+    def worker():
+        return started(dask, "worker", address, "--host", "127.0.0.1", "--nthreads", 1, "--no-dashboard", "--no-nanny",
+                       "--local-directory", tmp_path)
+    first, _ = worker(), worker()
+    configs = [*lab.grid(SLOW, {"seed": range(8)}), QUICK | {"norm": {"name": "bn", "ghost": 3}}]
+    (tmp_path/"many.json").write_text(json.dumps(configs))
+    path = tmp_path/"many.jsonl"
+    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--dask", address, "--quiet")
+    wait_for(lambda: recorded(path) >= 2)
+    first.kill()
+    out, err = sweep.communicate(timeout=180)
+    assert sweep.returncode == 0 and "8 done" in out and "1 crashed" in out, (out, err)
+    records = {r["key"]: r for r in each_once(path, configs)}
+    here = run(configs[0])                                              # the same numbers as at home
+    assert records[lab.key(configs[0])]["curves"] == here["curves"]
+
+
+@pytest.mark.parametrize("norm, alone", [
+    ({"name": "gn", "num_groups": 4}, {"name": "gn", "num_groups": 4}),
+    ("bn", {"name": "bn", "ghost": 32})], ids=["gn", "bn"])             # each of two workers normalizes by its half
+def test_torchrun(tmp_path, norm, alone):
+    "Two processes compute what one does: to rounding, since sums of gradients have another order."
+    config = {"data": {"name": "digits", "noise": .5}, "model": "plain", "norm": norm,
+              "train": {"epochs": 2, "batch_size": 64, "lr": .05, "sampler": "sorted"}}     # so that the halves differ
+    (tmp_path/"config.json").write_text(json.dumps(config))
+    found = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python",
+                            "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", *COMMAND, "train",
+                            str(tmp_path/"config.json"), "--quiet"],
+                           env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=180)
+    assert found.returncode == 0, found.stderr
+    record, = map(json.loads, found.stdout.splitlines())                # one process speaks for all
+    wanted = run(config | {"norm": alone})
+    # five digits are kept, and rounding in float32 grows little in 30 steps
+    for curve in ("train_loss", "val_loss"): assert_close(record["curves"][curve], wanted["curves"][curve], 2e-4)
+    for way in wanted["final"]:
+        loss = record["final"][way]["test"]["loss"]
+        assert_close(np.array(loss), np.array(wanted["final"][way]["test"]["loss"]), 2e-4)
+
+
+# Photographs: made-up ones, in the columns that the sets have on the hub.
+
+def made_up(name, n, seed=0):
+    "A datasets.Dataset of n images in the columns of a set, and what it holds."
+    rng, files = np.random.default_rng(seed), lab_data.FILES[name]
+    x = rng.integers(256, size=(n, 8, 12) + ((3,) if name != "fashion_mnist" else ()), dtype=np.uint8)
+    y = rng.integers(12, size=(n, 8, 12), dtype=np.uint8) if name == "camvid" else np.arange(n) % 10
+    features = {files.image: datasets.Image(),
+                files.label: datasets.Image() if name == "camvid" else datasets.ClassLabel(num_classes=10)}
+    rows = {"more": ["-"]*n, files.image: [*x], files.label: [*y]}
+    features = datasets.Features(features | {"more": datasets.Value("string")})
+    return datasets.Dataset.from_dict(rows, features=features), x, y
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    "In place of the hub: a dict of what `load_dataset` finds there, name -> parts."
+    found = {}
+    def load_dataset(name, verification_mode):
+        assert verification_mode == "all_checks"
+        if name not in found: raise datasets.exceptions.NonMatchingChecksumError(f"{name} is not what it was")
+        return found[name]
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.delenv("GN_NB_DATA", raising=False)
+    lab_data.source.cache_clear()
+    yield found
+    lab_data.source.cache_clear()
+
+
+@pytest.mark.parametrize("name", lab_data.FILES)
+def test_the_hub_and_a_folder_give_the_same(name, hub, tmp_path, monkeypatch):
+    parts = {"train": made_up(name, 30), "validation": made_up(name, 10, 1), "test": made_up(name, 10, 2)}
+    hub["an/other"] = {part: rows for part, (rows, *_) in parts.items()}
+    far, classes, far_sum = lab_data.source(name, (("hub", "an/other"),))
+    (tmp_path/name).mkdir()
+    halves = parts["train"][0].select(range(12)), parts["train"][0].select(range(12, 30))
+    for k, half in enumerate(halves):                                   # plain parquet, without the library's notes
+        parquet.write_table(half.with_format("arrow")[:].replace_schema_metadata(None),
+                            tmp_path/name/f"train-{k}-of-2.parquet")
+    parts["validation"][0].to_parquet(tmp_path/name/"val.parquet")
+    parts["test"][0].to_parquet(tmp_path/name/"test.parquet")
+    monkeypatch.setenv("GN_NB_DATA", str(tmp_path))
+    near, _, near_sum = lab_data.source(name)
+    assert [*near] == [*far] == ["train", "val", "test"] and near_sum == far_sum
+    assert classes == lab_data.FILES[name].classes
+    for part, (_, x, y) in zip(near, parts.values()):
+        for images, labels in (near[part], far[part]):
+            assert_close(images, x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2), 0)
+            assert_close(labels, y.astype(np.int64), 0)
+    found = lab_data.load(name, train=20, val=5)
+    assert (len(found.x), len(found.x_val), len(found.x_test)) == (20, 5, 10) and found.checksum == near_sum
+    if name == "camvid":                                                # and a network learns from it
+        curves = train(build("unet", "in", channels=3, classes=11), found, epochs=2, batch_size=4)
+        assert curves["train_loss"][1] < curves["train_loss"][0]
+
+
+def test_what_the_hub_cannot_give(hub):
+    message = must_raise(ConnectionError, "uoft-cs/cifar10 could not be loaded (NonMatchingChecksumError: ",
+                         lab_data.load, "cifar10")
+    assert "give a local folder with train.parquet" in message and "GN_NB_DATA" in message
+
+
+def test_a_folder_that_fails_its_sums_is_refused(tmp_path):
+    made_up("cifar10", 20)[0].to_parquet(tmp_path/"train.parquet")
+    (tmp_path/"SHA256SUMS").write_text(f"{'0'*64}  train.parquet\n")
+    must_raise(ValueError, "train.parquet must have the SHA-256 000", lab_data.load, "cifar10", folder=tmp_path)
+
+
+# Without the extras
+
+def test_the_doctor_needs_no_extra():
+    lacking = ["sklearn", "datasets", "matplotlib", "scipy", "tqdm", "filelock", "distributed"]
+    code = (f"import sys; sys.modules.update(dict.fromkeys({lacking}))\n"
+            "from gn_nb.lab.cli import main; sys.exit(main(['doctor']))")
+    found = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+    assert found.returncode == 0 and "group_norm on the CPU  works" in found.stdout
+    assert 'pip install "gn_nb[lab]"' in found.stdout and 'pip install "gn_nb[cluster]"' in found.stdout
+
+
+def test_what_to_install_for_the_other_commands(monkeypatch, capsys, tmp_path):
+    command = "sweep", "example", "--quiet", "--results", str(tmp_path), "--dask", "tcp://127.0.0.1:1"
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(command) == 2 and capsys.readouterr().err == (
+        'gn-nb: distributed is missing: pip install "gn_nb[cluster]"\n')
+    monkeypatch.delitem(sys.modules, "gn_nb.lab.sweep")
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    assert main(command) == 2 and capsys.readouterr().err == 'gn-nb: filelock is missing: pip install "gn_nb[lab]"\n'
