@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACTS', 'ROOM', 'moments', 'merge', 'apply', 'sharded_group_norm', 'ShardedGroupNorm']
 
-# %% ../nbs/14_beyond_one_device.ipynb #4fd9048c
+# %% ../nbs/14_beyond_one_device.ipynb #83e95600
 import sys
 
 import torch
@@ -17,7 +17,7 @@ from .layers import GroupNorm
 from .ops import ACTIVATIONS, DTYPE, _check_tensor, check_activation, group_norm, layout
 from .shapes import check_affine, check_eps, check_groups, grouped, per_channel, sizes
 
-# %% ../nbs/14_beyond_one_device.ipynb #d6d07a86
+# %% ../nbs/14_beyond_one_device.ipynb #e2ae2f38
 def _check_mask(mask, x):
     "Raise TypeError or ValueError unless `mask` says of every value of x whether it counts."
     if not isinstance(mask, Tensor): raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
@@ -45,7 +45,7 @@ def moments(
     if counts is not None: centred = torch.where(counts, centred, 0)
     return count, mean, centred.square().sum((2, 3))
 
-# %% ../nbs/14_beyond_one_device.ipynb #bd0dfbbe
+# %% ../nbs/14_beyond_one_device.ipynb #88419fea
 def _check_moments(name, found):
     "The three tensors of moments; raise TypeError or ValueError unless that is what they are."
     if not isinstance(found, tuple | list) or len(found) != 3 or not all(isinstance(t, Tensor) for t in found):
@@ -69,7 +69,7 @@ def merge(
     whole = mean[0] + (count*(mean - mean[0])).sum(0)/n.clamp(min=1)
     return n, whole, M2.sum(0) + (count*(mean - whole).square()).sum(0)
 
-# %% ../nbs/14_beyond_one_device.ipynb #1988d215
+# %% ../nbs/14_beyond_one_device.ipynb #73dde600
 def _centred(x, mean):
     "x - mean in groups (N, G, D, S), in float32 or wider: the mean is subtracted in two pieces."
     xg = grouped(x.to(torch.float64 if x.dtype == torch.float64 else torch.float32), mean.shape[1])
@@ -101,7 +101,7 @@ def apply(
     if bias is not None: y = y + per_channel(bias.to(y.dtype), x.ndim)
     return ACTIVATIONS[activation](y).to(x.dtype).contiguous(memory_format=layout(x))
 
-# %% ../nbs/14_beyond_one_device.ipynb #96643ead
+# %% ../nbs/14_beyond_one_device.ipynb #cfee098e
 FACTS = ("pass", "requires_grad", "num_groups", "eps", "activation", "dtype", "dim", "split", "ndim of input",
          *(f"size {k} of input" for k in range(8)))     # what all ranks must agree on; pass: 0 forward, 1 backward
 ROOM = 1000                                             # numbers of the first message beside the facts
@@ -134,7 +134,7 @@ def _exchange(facts, payload, group, error=None):
     if payload.numel() > ROOM: parts = torch.cat([parts, _gather(said[ROOM:], group).cpu()], 1)
     return parts.reshape(len(found), *payload.shape).to(payload.device)
 
-# %% ../nbs/14_beyond_one_device.ipynb #a0bd5ea4
+# %% ../nbs/14_beyond_one_device.ipynb #d3bdaaa0
 def _facts(input, num_groups, eps, activation, dim, split):
     "What must agree between ranks: numbers in the order of FACTS. The size along `dim` may differ."
     shape = [n if k != dim else 0 for k, n in enumerate(input.shape)]
@@ -151,7 +151,7 @@ def _fact(name, value):
     if name == "split": return f"one of hash {int(value)}" if value else "None"
     return f"{float(value):g}"
 
-# %% ../nbs/14_beyond_one_device.ipynb #6b0331bc
+# %% ../nbs/14_beyond_one_device.ipynb #a400b9e1
 def _to_groups(found, index, num_groups):
     "Moments of groups (N, G) from those of channels (N, C); `index` says to which group each channel belongs."
     count, mean, M2 = found
@@ -198,7 +198,7 @@ class _Sharded(torch.autograd.Function):
                 dx = dx + by_moments.reshape(input.shape)
         return dx.to(input.dtype), dweight, dbias, *(None,)*6
 
-# %% ../nbs/14_beyond_one_device.ipynb #48d8c4fb
+# %% ../nbs/14_beyond_one_device.ipynb #5192997f
 def _check_split(split, dim, world):
     "Raise TypeError or ValueError unless `split` tells the channels of each rank."
     if split is None: return
@@ -265,7 +265,7 @@ def _on_ranks(input, num_groups, weight, bias, eps, activation, dim, group, spli
         index = torch.arange(start, start + input.shape[1], device=input.device)//(sum(split)//num_groups)
     return _Sharded.apply(input, weight, bias, num_groups, float(eps), activation, index, facts, group)
 
-# %% ../nbs/14_beyond_one_device.ipynb #87250edf
+# %% ../nbs/14_beyond_one_device.ipynb #1de84f0d
 def _is_dtensor(t):
     "Is t a DTensor? Without importing what defines it: if nobody did, it is none."
     module = sys.modules.get("torch.distributed.tensor")
@@ -305,7 +305,7 @@ def _on_mesh(input, num_groups, weight, bias, eps, activation):
                   activation, dim, mesh.get_group(axis), split)
     return DTensor.from_local(y, mesh, placements, run_check=False, shape=input.shape, stride=input.stride())
 
-# %% ../nbs/14_beyond_one_device.ipynb #986c3edd
+# %% ../nbs/14_beyond_one_device.ipynb #039d07b7
 def sharded_group_norm(
     input:Tensor,         # this rank's shard of (N, C, *spatial); or a DTensor
     num_groups:int,       # G of the whole input
@@ -326,7 +326,7 @@ def sharded_group_norm(
         return _on_mesh(input, num_groups, weight, bias, eps, activation)
     return _on_ranks(input, num_groups, weight, bias, eps, activation, dim, group, split)
 
-# %% ../nbs/14_beyond_one_device.ipynb #2041ba4f
+# %% ../nbs/14_beyond_one_device.ipynb #593327ff
 class ShardedGroupNorm(GroupNorm):
     "GroupNorm of shards: this rank's shard of (N, C, *) to the same; raises TypeError, ValueError or RuntimeError."
 

@@ -8,7 +8,7 @@ __all__ = ['SIMULATED', 'THREADS', 'WARPS', 'ZERO', 'ONE', 'STEPS', 'finish', 'n
            'wide_kernel', 'wide', 'warps_kernel', 'warps', 'one_read_kernel', 'one_read', 'parts_kernel', 'rest_kernel',
            'shared_out', 'seconds', 'time_steps']
 
-# %% ../../nbs/08_cuda_steps.ipynb #89ca93b0
+# %% ../../nbs/08_cuda_steps.ipynb #310b6030
 import math
 from functools import cache
 
@@ -18,13 +18,13 @@ from llvmlite import ir
 from numba import config, cuda, types
 from numba.extending import intrinsic
 
-# %% ../../nbs/08_cuda_steps.ipynb #9ca1169e
+# %% ../../nbs/08_cuda_steps.ipynb #d5817e72
 SIMULATED = bool(config.ENABLE_CUDASIM)      # plain Python in place of the card
 THREADS = 64 if SIMULATED else 256           # of a block
 WARPS = THREADS//32
 ZERO, ONE = np.float32(0), np.float32(1)     # a plain 0. is float64, and so is a sum with it
 
-# %% ../../nbs/08_cuda_steps.ipynb #36aa75d0
+# %% ../../nbs/08_cuda_steps.ipynb #654d54e7
 @cuda.jit(device=True)
 def finish(k, s, q, M, eps):
     "Mean and rstd of M numbers from the sums of x - k and of its square."
@@ -44,7 +44,7 @@ def normalize_group(i, x, w, b, y, G, D, S, eps):
         c = i%G*D + (j - start)//S
         y[j] = (x[j] - mean)*rstd*w[c] + b[c]
 
-# %% ../../nbs/08_cuda_steps.ipynb #50a12483
+# %% ../../nbs/08_cuda_steps.ipynb #6c40fa4d
 @cuda.jit
 def one_thread_kernel(x, w, b, y, rows, G, D, S, eps):
     i = cuda.grid(1)
@@ -54,7 +54,7 @@ def one_thread(x, w, b, y, N, G, D, S, eps, stream=0):
     "A thread per group."
     one_thread_kernel[(N*G + THREADS - 1)//THREADS, THREADS, stream](x, w, b, y, N*G, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #a8652d88
+# %% ../../nbs/08_cuda_steps.ipynb #58d4ec0b
 @cuda.jit
 def one_block_kernel(x, w, b, y, G, D, S, eps):
     t, i, M = cuda.threadIdx.x, cuda.blockIdx.x, D*S
@@ -82,7 +82,7 @@ def one_block(x, w, b, y, N, G, D, S, eps, stream=0):
     "A block per group, sums in shared memory."
     one_block_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #0e1f6144
+# %% ../../nbs/08_cuda_steps.ipynb #cc6b9683
 if SIMULATED:
     @cuda.jit(device=True)
     def warp_sum(v):
@@ -113,7 +113,7 @@ def block_sum(v):
     for k in range(WARPS): s += parts[k]
     return s
 
-# %% ../../nbs/08_cuda_steps.ipynb #5894ba42
+# %% ../../nbs/08_cuda_steps.ipynb #8f0d0fc8
 @cuda.jit
 def shuffled_kernel(x, w, b, y, G, D, S, eps):
     t, i, M = cuda.threadIdx.x, cuda.blockIdx.x, D*S
@@ -130,7 +130,7 @@ def shuffled(x, w, b, y, N, G, D, S, eps, stream=0):
     "A block per group, sums by shuffles."
     shuffled_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #ee1840cd
+# %% ../../nbs/08_cuda_steps.ipynb #19898b54
 if SIMULATED:
     def load4(x, i): return x[i:i + 4]
     def store4(y, i, v): y[i:i + 4] = v
@@ -161,7 +161,7 @@ else:
             return context.get_dummy_value()
         return types.none(y, types.int64, types.UniTuple(types.float32, 4)), codegen
 
-# %% ../../nbs/08_cuda_steps.ipynb #867c13e9
+# %% ../../nbs/08_cuda_steps.ipynb #dd06a5fd
 @cuda.jit(device=True)
 def affine4(v, mean, rstd, w, b):
     "Four elements of one channel, normalized."
@@ -184,7 +184,7 @@ def wide(x, w, b, y, N, G, D, S, eps, stream=0):
     "The same, 16 bytes at a time; S must be a multiple of 4."
     wide_kernel[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #23f07403
+# %% ../../nbs/08_cuda_steps.ipynb #485de1aa
 @cuda.jit
 def warps_kernel(x, w, b, y, rows, G, D, S, eps):
     t, M = cuda.threadIdx.x%32, D*S
@@ -206,7 +206,7 @@ def warps(x, w, b, y, N, G, D, S, eps, stream=0):
     "A warp per group; S must be a multiple of 4."
     warps_kernel[(N*G + WARPS - 1)//WARPS, THREADS, stream](x, w, b, y, N*G, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #103e4c87
+# %% ../../nbs/08_cuda_steps.ipynb #80c57d7b
 @cache
 def one_read_kernel(V):
     "A kernel for groups of at most 4*V*THREADS elements."
@@ -243,7 +243,7 @@ def one_read(x, w, b, y, N, G, D, S, eps, stream=0):
     V = (D*S + 4*THREADS - 1)//(4*THREADS)
     one_read_kernel(V)[N*G, THREADS, stream](x, w, b, y, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #06678a45
+# %% ../../nbs/08_cuda_steps.ipynb #92a540a1
 @cuda.jit
 def parts_kernel(x, sums, P, D, S):
     "Sums of part blockIdx.y of group blockIdx.x about the first element of the group, into sums (rows, P, 2)."
@@ -275,7 +275,7 @@ def shared_out(x, w, b, y, N, G, D, S, eps, stream=0, P=2, sums=None):
     parts_kernel[(N*G, P), THREADS, stream](x, sums, P, D, S)
     rest_kernel[(N*G, P), THREADS, stream](x, w, b, y, sums, P, G, D, S, eps)
 
-# %% ../../nbs/08_cuda_steps.ipynb #7895e80a
+# %% ../../nbs/08_cuda_steps.ipynb #e353be8c
 STEPS = {"a thread per group": one_thread, "a block per group": one_block, "shuffles": shuffled, "16 bytes": wide,
          "a warp per group": warps, "one read": one_read, "shared out": shared_out}
 
