@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'results_folder', 'source_url', 'recorded', 'provenance', 'pick', 'error', 'by_seed', 'paired', 'slopes',
            'Verdict', 'check_verdict', 'verdict_table']
 
-# %% ../../nbs/98_evidence.ipynb #cf324609
+# %% ../../nbs/98_evidence.ipynb #beaf7516
 import urllib.request
 from collections import Counter
 from importlib.metadata import metadata
@@ -19,7 +19,7 @@ from .data import named
 from .records import Table
 from .sweep import flat, read
 
-# %% ../../nbs/98_evidence.ipynb #f3d5eabf
+# %% ../../nbs/98_evidence.ipynb #770bd666
 def results_folder()->Path:
     "The nearest folder `results`: in this one or in one above; None if there is none."
     return next((p/"results" for p in (Path.cwd(), *Path.cwd().parents) if (p/"results").is_dir()), None)
@@ -48,7 +48,7 @@ def recorded(
     if required and not records: raise FileNotFoundError(f"no records in {path}: gn-nb sweep {name} writes them")
     return records
 
-# %% ../../nbs/98_evidence.ipynb #305c5062
+# %% ../../nbs/98_evidence.ipynb #020a1e05
 def provenance(
     name:str,         # of the sweep
     records:list,     # that were drawn
@@ -60,11 +60,11 @@ def provenance(
     days = sorted({r["date"][:10] for r in records})
     places = Counter(r["machine"]["gpu"] or r["machine"]["cpu"] for r in records)
     torch = sorted({r["versions"]["torch"] for r in records})
-    many = f"{len(records)} of {planned} planned runs" if planned and planned != len(records) else f"{len(records)} runs"
-    return (f"{many} with {seeds} seeds, {failed or 'none'} failed; {' and '.join(places)}, torch "
+    of = f" of {planned} planned" if planned and planned != len(records) else ""
+    return (f"{len(records)}{of} runs with {seeds} seeds, {failed or 'none'} failed; {' and '.join(places)}, torch "
             f"{' and '.join(torch)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. Again: gn-nb sweep {name}")
 
-# %% ../../nbs/98_evidence.ipynb #2664040c
+# %% ../../nbs/98_evidence.ipynb #57426afb
 def pick(
     records:list,
     where:dict,     # place, "norm.name" for instance -> value, or a set of values; None: the config says nothing there
@@ -108,7 +108,7 @@ def paired(
     if not both: raise ValueError(f"a and b must share a seed, got {sorted(of_a)} and {sorted(of_b)}")
     return np.array([of_a[k] for k in both]), np.array([of_b[k] for k in both])
 
-# %% ../../nbs/98_evidence.ipynb #366ef7c3
+# %% ../../nbs/98_evidence.ipynb #6a36aa4d
 def slopes(
     x,        # (points,), positive
     values,   # (seeds, points)
@@ -120,7 +120,7 @@ def slopes(
     x = x - x.mean()
     return values@x/np.square(x).sum()
 
-# %% ../../nbs/98_evidence.ipynb #6e1383af
+# %% ../../nbs/98_evidence.ipynb #98eebfb7
 WORDS = ("holds", "holds in part", "does not hold here", "open")
 
 class Verdict(NamedTuple):
