@@ -7,9 +7,9 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
            'backward_anywhere', 'backward_on_card', 'gradients', 'EagerGroupNorm', 'check_arguments', 'Known',
-           'group_norm']
+           'standard', 'decomposed', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #972f41b5
+# %% ../nbs/10_torch.ipynb #2dd5e7db
 import ctypes
 import math
 import sys
@@ -25,7 +25,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #2f061c00
+# %% ../nbs/10_torch.ipynb #3d56159e
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -54,7 +54,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #0e77a167
+# %% ../nbs/10_torch.ipynb #7c01eacb
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -89,7 +89,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #5bae102f
+# %% ../nbs/10_torch.ipynb #87a332ea
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -110,7 +110,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #62ffea0a
+# %% ../nbs/10_torch.ipynb #1afc20be
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -149,7 +149,7 @@ def _over_blocks(parts):
     "(2, blocks, C) -> (2, C), NumPy's sum: torch's may depend on the threads."
     return parts[:, 0] if parts.shape[1] == 1 else np.add.reduce(parts, 1)
 
-# %% ../nbs/10_torch.ipynb #275b97a0
+# %% ../nbs/10_torch.ipynb #c6d3f6b1
 @cache
 def card_kernels():
     "The module `cuda`; None, with a warning, where it cannot compile."
@@ -172,7 +172,7 @@ def on_card(device):
         with torch.cuda.device(device): cuda.launch(*plan, card.capability, stream)
     return card, execute
 
-# %% ../nbs/10_torch.ipynb #a1a8d033
+# %% ../nbs/10_torch.ipynb #47e75c48
 def _wide(dtype): return torch.float64 if dtype is torch.float64 else torch.float32
 
 def new_statistics(input, s):
@@ -233,7 +233,7 @@ def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, n
             execute)
     return dx, *sums, *each
 
-# %% ../nbs/10_torch.ipynb #ffc23435
+# %% ../nbs/10_torch.ipynb #afc67e8f
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -270,7 +270,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #cc35b747
+# %% ../nbs/10_torch.ipynb #c2303cbf
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
@@ -325,7 +325,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #86b5de12
+# %% ../nbs/10_torch.ipynb #2ae6bb5c
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -356,7 +356,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #1e6ea80a
+# %% ../nbs/10_torch.ipynb #5371bc04
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -388,7 +388,7 @@ class EagerGroupNorm(torch.autograd.Function):
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
         return *found, None, None, None, None
 
-# %% ../nbs/10_torch.ipynb #5198c95a
+# %% ../nbs/10_torch.ipynb #6dee27d7
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -401,7 +401,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #bfa25cc9
+# %% ../nbs/10_torch.ipynb #4ae74692
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -437,7 +437,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #c7601eb5
+# %% ../nbs/10_torch.ipynb #e17110b9
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -446,7 +446,7 @@ def _straight(input):
             and not _looked_into() and not torch._C._len_torch_dispatch_stack()
             and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #fc7ee65d
+# %% ../nbs/10_torch.ipynb #171be3b1
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, Known)
 
@@ -505,7 +505,25 @@ def _remember(key, input, s, eps, activation):
     _known[key] = s, known
     return known
 
-# %% ../nbs/10_torch.ipynb #87ce6372
+# %% ../nbs/10_torch.ipynb #0e26fe44
+def standard(input, num_groups, weight=None, bias=None, eps=1e-5, activation=None, scale=None, shift=None):
+    "y by torch's group_norm, for exporters; in float32 or wider where the parameters' type is not the input's."
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    mixed = any(t is not None and t.dtype != input.dtype for t in (weight, bias, scale, shift))
+    x, *given = (t if t is None or not mixed else t.to(wide) for t in (input, weight, bias, scale, shift))
+    weight, bias, scale, shift = given
+    def each(t): return t.reshape(*t.shape, *(1,)*(input.ndim - 2))
+    y = F.group_norm(x, num_groups, weight, bias, eps)
+    if scale is not None: y = y*(1 + each(scale))
+    if shift is not None: y = y + each(shift)
+    return ACTIVATIONS[activation](y).to(input.dtype)
+
+def decomposed(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
+    "The operator's y, mean and rstd by torch's own."
+    y = standard(input, num_groups, weight, bias, eps, activation, scale, shift)
+    return y, *plain(input, num_groups, None, None, eps)[1:]
+
+# %% ../nbs/10_torch.ipynb #cf5e9c91
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -547,6 +565,8 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
                  and (out.data_ptr() == input.data_ptr() or not _share(out, input)))
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
     else:
-        f = plain if not torch.compiler.is_compiling() and _looked_into() else forward_op
-        y = f(input, s.G, weight, bias, eps, activation, scale, shift)[0]
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        args = input, s.G, weight, bias, eps, activation, scale, shift
+        if traced and torch.onnx.is_in_onnx_export(): y = standard(*args)                # what it can translate
+        else: y = (plain if not torch.compiler.is_compiling() and _looked_into() else forward_op)(*args)[0]
     return y if out is None or y is out else out.copy_(y)
