@@ -57,6 +57,7 @@ class TestBatchNorm:
         assert row[:5] == ("0", cls.__name__, 12, 4, "GroupNorm")
         assert ("weight, bias" in row.kept) == old.affine and f"eps {old.eps:g}" in row.kept
         assert "accuracy drops" in repr(report)
+        assert ("process group dropped" in row.kept) == (cls is nn.SyncBatchNorm)
 
     @pytest.mark.parametrize("C, G", [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 1), (32, 16), (48, 16), (64, 32),
                                       (96, 32), (100, 4), (1280, 32)])
