@@ -95,7 +95,7 @@ def before_and_after(name, small, rounds, window):
     report = accelerate(fast)
     print(f"{name}: {len(report.changed)} normalizations", file=sys.stderr, flush=True)
     calls = {"torch": lambda: model(*args), "accelerated": lambda: fast(*args)}
-    about = dict(model=name, parameters=sum(p.numel() for p in model.parameters()), normalizations=len(report.changed),
+    about = dict(name=name, parameters=sum(p.numel() for p in model.parameters()), normalizations=len(report.changed),
                  fused=sum("applies" in r.kept for r in report.changed), inputs=[[*a.shape] for a in args])
     return about, rows(name, calls, model(*args), rounds, window)
 

@@ -546,6 +546,23 @@ def test_accelerated_models_compile(name):
         assert_close(first(torch.compile(model, backend="aot_eager")(*args)), wanted, 1e-5)
 
 
+@torch_warns
+def test_an_accelerated_model_compiles_to_machine_code():
+    "With inductor: a minute of a C++ compiler, so one model stands for all. The operator is in its code, by name."
+    from torch._inductor.utils import run_and_get_code
+    torch.manual_seed(0)
+    model, args = MODELS["autoencoder_kl"]()
+    model = random_weights(model).eval()
+    accelerate(model)
+    latent = rand(1, 4, 8, 8)
+    with torch.no_grad():
+        wanted = first(model.decode(latent))
+        found, code = run_and_get_code(torch.compile(lambda latent: first(model.decode(latent))), latent)
+    assert_close(found, wanted, 1e-5)
+    norms = sum(isinstance(m, GroupNorm) for part in (model.decoder, model.post_quant_conv) for m in part.modules())
+    assert sum(c.count("torch.ops.gn_nb.forward.default(") for c in code) == norms > 0
+
+
 @pytest.mark.parametrize("make, dims, norms", [
     (densenet, 2, 121), (densenet, 3, 121), (resnet, 2, 20), (resnet, 3, 20), (hf_resnet, 2, 6)])
 def test_models_of_other_libraries_converted(make, dims, norms):
