@@ -9,7 +9,7 @@ __all__ = ['ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'MODULES', 'gcd_groups', 'Gro
            'calibrate', 'kind', 'followed', 'Fused', 'hooked', 'fusions', 'as_group_norm', 'accelerate', 'to_torch',
            'imported', 'from_flax', 'from_keras', 'from_onnx']
 
-# %% ../nbs/13_converting.ipynb #f6ae1fce
+# %% ../nbs/13_converting.ipynb #7310e9b8
 import html
 import math
 import warnings
@@ -26,7 +26,7 @@ from .layers import GroupNorm
 from .ops import group_norm
 from .shapes import check_affine, check_groups
 
-# %% ../nbs/13_converting.ipynb #46664145
+# %% ../nbs/13_converting.ipynb #b8e4dc07
 def gcd_groups(
     num_channels:int,   # C, at least 1
     num_groups:int=32,  # the most groups wanted
@@ -36,7 +36,7 @@ def gcd_groups(
     if G == num_channels > 1: G //= next(p for p in range(2, G + 1) if G % p == 0)
     return G
 
-# %% ../nbs/13_converting.ipynb #40fd7dd8
+# %% ../nbs/13_converting.ipynb #fa68c748
 class GroupRule:
     "Number of groups of a layer, from exactly one of three rules; raises TypeError or ValueError naming the layer."
     def __init__(self,
@@ -70,7 +70,7 @@ class GroupRule:
                              f"no spatial axes: groups of one value would all become 0; choose another rule or skip it")
         return G
 
-# %% ../nbs/13_converting.ipynb #01797105
+# %% ../nbs/13_converting.ipynb #3c7592bf
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
@@ -110,7 +110,7 @@ class Report:
         return (f"<p>{html.escape(self._title())}</p><div style='overflow-x:auto'><table class='table'>"
                 f"<thead>{row(Row._fields, 'th')}</thead><tbody>{body}</tbody></table></div>")
 
-# %% ../nbs/13_converting.ipynb #8f9846a1
+# %% ../nbs/13_converting.ipynb #f76be7b8
 def check_model(model):
     "Raise TypeError unless this is a module."
     if not isinstance(model, nn.Module): raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -147,7 +147,7 @@ def chooser(
     chosen = everything if only is None else fitting("only", only)
     return chosen if skip is None else chosen - fitting("skip", skip)
 
-# %% ../nbs/13_converting.ipynb #5467b942
+# %% ../nbs/13_converting.ipynb #935af62c
 def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
@@ -194,7 +194,7 @@ def kept(
     if isinstance(getattr(new, "activation", None), str): notes.append(f"applies {new.activation}")
     return "; ".join(notes)
 
-# %% ../nbs/13_converting.ipynb #53b285f4
+# %% ../nbs/13_converting.ipynb #63ad8596
 class _Then:
     def forward(self, input):
         y = super().forward(input)
@@ -225,7 +225,7 @@ class LazyGroupNorm(nn.modules.lazy.LazyModuleMixin, GroupNorm):
         for p in unknown: p.materialize((self.num_channels,))
         if unknown: self.reset_parameters()
 
-# %% ../nbs/13_converting.ipynb #ff1ccb56
+# %% ../nbs/13_converting.ipynb #f7d7df37
 class Found(NamedTuple):
     "A normalization as a conversion sees it."
     channels:int      # 0 if lazy
@@ -272,7 +272,7 @@ def as_batch_norm(
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)), why_not)
 
-# %% ../nbs/13_converting.ipynb #9b6ae142
+# %% ../nbs/13_converting.ipynb #15e38cba
 def build(
     found:Found, groups:int,
     activation:str=None,  # fused
@@ -302,7 +302,7 @@ def with_affine(
     new.affine = found.weight is not None or found.bias is not None
     return new
 
-# %% ../nbs/13_converting.ipynb #2faa6388
+# %% ../nbs/13_converting.ipynb #6eacf80b
 def convert_batch_norm(
     model:nn.Module,      # changed in place
     num_groups:int=None,  # the most groups in a layer, see gcd_groups; 32 if no rule is given
@@ -331,7 +331,7 @@ def convert_batch_norm(
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)
 
-# %% ../nbs/13_converting.ipynb #daf4357b
+# %% ../nbs/13_converting.ipynb #37eb760e
 @torch.no_grad()
 def calibrate(
     report:Report,     # of convert_batch_norm
@@ -352,7 +352,7 @@ def calibrate(
     finally:
         for handle in handles.values(): handle.remove()
 
-# %% ../nbs/13_converting.ipynb #22da8a95
+# %% ../nbs/13_converting.ipynb #72d4a98f
 KNOWN = {   # (module, class) of blocks: child that normalizes -> child that is called right after it, and nowhere else
     ("diffusers.models.autoencoders.vae", "Encoder"): {"conv_norm_out": "conv_act"},
     ("diffusers.models.autoencoders.vae", "Decoder"): {"conv_norm_out": "conv_act"},
@@ -389,7 +389,7 @@ class Fused(nn.Identity):
     def forward(self, input):
         return self.activation(input) if self.vectors and input.ndim == 2 else input
 
-# %% ../nbs/13_converting.ipynb #6abe71b6
+# %% ../nbs/13_converting.ipynb #3446c04a
 def hooked(module):
     "Whether hooks look at what a module takes or gives."
     return any(getattr(module, f"_{k}_hooks") for k in ("forward", "forward_pre", "backward", "backward_pre"))
@@ -460,7 +460,7 @@ def accelerate(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #d2f472d7
+# %% ../nbs/13_converting.ipynb #db89d8f8
 MODULES = {name: cls for cls, name in ACTIVATIONS.items()}
 
 def to_torch(
@@ -493,7 +493,7 @@ def to_torch(
         for (parent, name), act in acts.items(): parent._modules[name] = act
     return Report(model, rows, dry_run=dry_run)
 
-# %% ../nbs/13_converting.ipynb #745bbf1f
+# %% ../nbs/13_converting.ipynb #683bb99d
 def imported(
     weight, bias,     # arrays (C,) or None, not both
     num_groups, eps,

@@ -9,7 +9,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'backward_anywhere', 'backward_on_card', 'gradients', 'EagerGroupNorm', 'check_arguments', 'Known',
            'standard', 'decomposed', 'group_norm']
 
-# %% ../nbs/10_torch.ipynb #2dd5e7db
+# %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
 import math
 import sys
@@ -25,7 +25,7 @@ from . import cpu
 from .cpu import check_activation
 from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 
-# %% ../nbs/10_torch.ipynb #3d56159e
+# %% ../nbs/10_torch.ipynb #2f061c00
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 def plain(
@@ -54,7 +54,7 @@ def plain(
     mean = k.double().sum(-1) + rest.double().sum(-1)                        # sums over one element, or over none
     return ACTIVATIONS[activation](y).to(input.dtype), mean, rstd.double().squeeze(-1)
 
-# %% ../nbs/10_torch.ipynb #7c01eacb
+# %% ../nbs/10_torch.ipynb #0e77a167
 DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -89,7 +89,7 @@ def _plan(direction, form, dtype, s, activation, adaptive, eps, narrow):
     threads = torch.get_num_threads()
     return cpu.plan(kernel, DTYPE[dtype], activation, s.N, s.C, s.G, s.S, adaptive, eps, threads, narrow)
 
-# %% ../nbs/10_torch.ipynb #87a332ea
+# %% ../nbs/10_torch.ipynb #5bae102f
 HUGE = 1 << 22       # bytes from which a result asks for large pages
 
 @cache
@@ -110,7 +110,7 @@ def empty_like(
         _madvise()(start, (y.data_ptr() + y.nbytes - start)//4096*4096, 14)              # MADV_HUGEPAGE: advice only
     return y
 
-# %% ../nbs/10_torch.ipynb #1afc20be
+# %% ../nbs/10_torch.ipynb #62ffea0a
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
@@ -149,7 +149,7 @@ def _over_blocks(parts):
     "(2, blocks, C) -> (2, C), NumPy's sum: torch's may depend on the threads."
     return parts[:, 0] if parts.shape[1] == 1 else np.add.reduce(parts, 1)
 
-# %% ../nbs/10_torch.ipynb #c6d3f6b1
+# %% ../nbs/10_torch.ipynb #275b97a0
 @cache
 def card_kernels():
     "The module `cuda`; None, with a warning, where it cannot compile."
@@ -172,7 +172,7 @@ def on_card(device):
         with torch.cuda.device(device): cuda.launch(*plan, card.capability, stream)
     return card, execute
 
-# %% ../nbs/10_torch.ipynb #47e75c48
+# %% ../nbs/10_torch.ipynb #a1a8d033
 def _wide(dtype): return torch.float64 if dtype is torch.float64 else torch.float32
 
 def new_statistics(input, s):
@@ -233,7 +233,7 @@ def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, n
             execute)
     return dx, *sums, *each
 
-# %% ../nbs/10_torch.ipynb #afc67e8f
+# %% ../nbs/10_torch.ipynb #ffc23435
 torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
@@ -270,7 +270,7 @@ def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=N
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
 
-# %% ../nbs/10_torch.ipynb #c2303cbf
+# %% ../nbs/10_torch.ipynb #cc35b747
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
@@ -325,7 +325,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
     per_sample = (0,) if scale is None and shift is None else (N, C)
     return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
 
-# %% ../nbs/10_torch.ipynb #2ae6bb5c
+# %% ../nbs/10_torch.ipynb #86b5de12
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
     input, weight, bias, scale, shift = tensors
@@ -356,7 +356,7 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #5371bc04
+# %% ../nbs/10_torch.ipynb #1e6ea80a
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
@@ -388,7 +388,7 @@ class EagerGroupNorm(torch.autograd.Function):
         found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
         return *found, None, None, None, None
 
-# %% ../nbs/10_torch.ipynb #6dee27d7
+# %% ../nbs/10_torch.ipynb #5198c95a
 @torch.library.register_vmap("gn_nb::forward")
 def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     dims = (*in_dims, *(None,)*(8 - len(in_dims)))
@@ -401,7 +401,7 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
                        activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
     return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
-# %% ../nbs/10_torch.ipynb #4ae74692
+# %% ../nbs/10_torch.ipynb #bfa25cc9
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
     if not isinstance(t, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -437,7 +437,7 @@ def _check_out(out, input, others):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
         raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
 
-# %% ../nbs/10_torch.ipynb #e17110b9
+# %% ../nbs/10_torch.ipynb #c7601eb5
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _straight(input):
@@ -446,7 +446,7 @@ def _straight(input):
             and not _looked_into() and not torch._C._len_torch_dispatch_stack()
             and torch._C._get_tracing_state() is None)
 
-# %% ../nbs/10_torch.ipynb #171be3b1
+# %% ../nbs/10_torch.ipynb #fc7ee65d
 KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> (sizes, Known)
 
