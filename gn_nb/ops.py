@@ -505,7 +505,7 @@ def _remember(key, input, s, eps, activation):
     _known[key] = s, known
     return known
 
-# %% ../nbs/10_torch.ipynb #0e26fe44
+# %% ../nbs/10_torch.ipynb #10573f5e
 def standard(input, num_groups, weight=None, bias=None, eps=1e-5, activation=None, scale=None, shift=None):
     "y by torch's group_norm, for exporters; in float32 or wider where the parameters' type is not the input's."
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -523,7 +523,7 @@ def decomposed(input, num_groups, weight, bias, eps, activation=None, scale=None
     y = standard(input, num_groups, weight, bias, eps, activation, scale, shift)
     return y, *plain(input, num_groups, None, None, eps)[1:]
 
-# %% ../nbs/10_torch.ipynb #cf5e9c91
+# %% ../nbs/10_torch.ipynb #a2f96458
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -565,8 +565,8 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
                  and (out.data_ptr() == input.data_ptr() or not _share(out, input)))
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
     else:
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        compiling = torch.compiler.is_compiling()
         args = input, s.G, weight, bias, eps, activation, scale, shift
-        if traced and torch.onnx.is_in_onnx_export(): y = standard(*args)                # what it can translate
-        else: y = (plain if not torch.compiler.is_compiling() and _looked_into() else forward_op)(*args)[0]
+        if compiling and torch.onnx.is_in_onnx_export(): y = standard(*args)             # what it can translate
+        else: y = (plain if not compiling and _looked_into() else forward_op)(*args)[0]
     return y if out is None or y is out else out.copy_(y)

@@ -551,7 +551,7 @@ def test_an_accelerated_model_compiles_to_machine_code():
     "With inductor: a minute of a C++ compiler, so one model stands for all. The operator is in its code, by name."
     from torch._inductor.utils import run_and_get_code
     torch.manual_seed(0)
-    model, args = MODELS["autoencoder_kl"]()
+    model, _ = MODELS["autoencoder_kl"]()
     model = random_weights(model).eval()
     accelerate(model)
     latent = rand(1, 4, 8, 8)

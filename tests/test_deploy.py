@@ -1,6 +1,5 @@
 "Programs that leave Python: standard operators and nothing else, the same numbers in onnxruntime and from AOTInductor."
 import copy
-import io
 import itertools
 import subprocess
 import sys
@@ -213,16 +212,6 @@ class TestPrograms:
         assert called.count(ops.forward_op) + called.count(torch.ops.gn_nb.forward) == 2
         assert [n.target for n in exported(model, args).graph.nodes].count(ops.forward_op) == 2
 
-    def test_the_older_exporter(self):
-        "torch.onnx.export(dynamo=False) traces; it stops at opset 20."
-        file, args = io.BytesIO(), two()
-        model = Two().eval()
-        torch.onnx.export(model, tuple(args), file, dynamo=False, opset_version=18)
-        proto = onnx.load_from_string(file.getvalue())
-        onnx.checker.check_model(proto, full_check=True)
-        assert {n.domain for n in proto.graph.node} == {""} and operators(proto)["InstanceNormalization"] == 2
-        for y, wanted in zip(run(session(proto), args), model(*args), strict=True): assert_close(y, wanted, 5e-6)
-
 
 def test_a_converted_network():
     "Batch normalization to a file: converted, fused, exported; the way back to torch gives the same file."
@@ -248,14 +237,13 @@ def test_ahead_of_time(tmp_path):
 
 
 class TestStandard:
-    @pytest.mark.parametrize("rank", SPACE)
-    @pytest.mark.parametrize("act", ACTS)
+    @pytest.mark.parametrize("rank, act", [*((4, act) for act in ACTS), (2, None), (3, "silu"), (5, "silu")])
     def test_is_the_operator(self, rank, act):
         x, given = rand(3, 8, *SPACE[rank]), (rand(8, seed=1), rand(8, seed=2))
         more = dict(scale=rand(3, 8, seed=3), shift=rand(3, 8, seed=4))
-        found = ops.decomposed(x.double(), 2, *given, 1e-3, act, **more)
-        for y, wanted in zip(found, ops.forward_op(x.double(), 2, *given, 1e-3, act, **more), strict=True):
-            assert_close(y, wanted, 1e-12)
+        found = ops.decomposed(x, 2, *given, 1e-3, act, **more)
+        for y, wanted in zip(found, ops.forward_op(x, 2, *given, 1e-3, act, **more), strict=True):
+            assert_close(y, wanted, 3e-6)
         assert_close(ops.standard(x.bfloat16(), 2, *given, 1e-3, act), group_norm(x.bfloat16(), 2, *given, 1e-3, act),
                      1.01*2**-8)
 
