@@ -254,9 +254,10 @@ class TestStandard:
             def __torch_dispatch__(self, func, types, args=(), kwargs=None):
                 seen.append(str(func))
                 return func(*args, **(kwargs or {}))
-        with Watch(): ops.standard(rand(3, 8, 5).half(), 2, rand(8).half(), rand(8).half())
+        x, w, half = rand(3, 8, 5).half(), rand(8), rand(8).half()
+        with Watch(): ops.standard(x, 2, half, half)
         assert "aten._to_copy.default" not in seen
-        with Watch(): ops.standard(rand(3, 8, 5).half(), 2, rand(8), rand(8))
+        with Watch(): ops.standard(x, 2, w, w)
         assert seen.count("aten._to_copy.default") == 2                                     # the input and the result
 
 
