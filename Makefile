@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare bench serve clean help
+.PHONY: book test prepare bench bench-models serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -35,6 +35,9 @@ $(PEERS): $(STAMP)
 
 bench: $(PEERS)  ## time the package beside its peers on this CPU, a quarter of an hour: writes results/cpu.json
 	@$(PY) benchmarks/cpu.py
+
+bench-models: $(STAMP)  ## time whole models before and after accelerate on this CPU: writes results/models-cpu.json
+	@$(PY) benchmarks/models.py
 
 serve: book  ## build, then serve the site on 127.0.0.1:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -9,7 +9,7 @@ parser = ConfigParser(delimiters=["="])
 parser.read(root/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 extras = {name: cfg[f"{name}_requirements"].split()
-          for name in ("cuda12", "cuda13", "lab", "cluster", "bench", "dev")}
+          for name in ("cuda12", "cuda13", "onnx", "lab", "cluster", "bench", "dev")}
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
     author=cfg["author"], author_email=cfg["author_email"], url=cfg["git_url"],

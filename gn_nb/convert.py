@@ -326,6 +326,7 @@ def convert_batch_norm(
             if f.channels: G = groups(layer, f.channels, f.flat)
             new[old] = build(f, G) if f.channels else with_affine(LazyGroupNorm(groups, layer, f.eps, f.flat), f)
             became, note = type(new[old]).__name__, kept(old, new[old], f, others)
+            if isinstance(old, nn.SyncBatchNorm): note += "; process group dropped, nothing crosses samples now"
         rows.append(Row(layer, type(old).__name__, f.channels, G, became, note))
     note = "Running statistics are dropped; accuracy drops until the model is fine-tuned." if new else ""
     return Report(model if dry_run else put(model, where, new), rows, note, dry_run)

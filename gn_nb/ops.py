@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
            'backward_anywhere', 'backward_on_card', 'gradients', 'EagerGroupNorm', 'check_arguments', 'Known',
-           'group_norm']
+           'standard', 'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -505,7 +505,25 @@ def _remember(key, input, s, eps, activation):
     _known[key] = s, known
     return known
 
-# %% ../nbs/10_torch.ipynb #87ce6372
+# %% ../nbs/10_torch.ipynb #10573f5e
+def standard(input, num_groups, weight=None, bias=None, eps=1e-5, activation=None, scale=None, shift=None):
+    "y by torch's group_norm, for exporters; in float32 or wider where the parameters' type is not the input's."
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    mixed = any(t is not None and t.dtype != input.dtype for t in (weight, bias, scale, shift))
+    x, *given = (t if t is None or not mixed else t.to(wide) for t in (input, weight, bias, scale, shift))
+    weight, bias, scale, shift = given
+    def each(t): return t.reshape(*t.shape, *(1,)*(input.ndim - 2))
+    y = F.group_norm(x, num_groups, weight, bias, eps)
+    if scale is not None: y = y*(1 + each(scale))
+    if shift is not None: y = y + each(shift)
+    return ACTIVATIONS[activation](y).to(input.dtype)
+
+def decomposed(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
+    "The operator's y, mean and rstd by torch's own."
+    y = standard(input, num_groups, weight, bias, eps, activation, scale, shift)
+    return y, *plain(input, num_groups, None, None, eps)[1:]
+
+# %% ../nbs/10_torch.ipynb #a2f96458
 def group_norm(
     input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
@@ -547,6 +565,8 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
                  and (out.data_ptr() == input.data_ptr() or not _share(out, input)))
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
     else:
-        f = plain if not torch.compiler.is_compiling() and _looked_into() else forward_op
-        y = f(input, s.G, weight, bias, eps, activation, scale, shift)[0]
+        compiling = torch.compiler.is_compiling()
+        args = input, s.G, weight, bias, eps, activation, scale, shift
+        if compiling and torch.onnx.is_in_onnx_export(): y = standard(*args)             # what it can translate
+        else: y = (plain if not compiling and _looked_into() else forward_op)(*args)[0]
     return y if out is None or y is out else out.copy_(y)

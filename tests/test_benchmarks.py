@@ -305,3 +305,33 @@ def test_the_record():
     check_no_names(path.read_text())
     assert all(goal["verdict"] in ("pass", "falls short") for goal in records.goals(record))
     assert {(row["case"], row["dtype"]) for row in record["errors"]} == {case[:2] for case in cpu.ADVERSARIAL}
+
+
+def check_models(record, quick):
+    "Every model as it is and accelerated, with results that agree; what was compiled, in a full run alone."
+    assert record["quick"] == quick and "torch" in record["versions"] and "threads" in record["machine"]
+    pairs = {(model["name"], who) for model in record["models"] for who in ("torch", "accelerated")}
+    assert {m["name"] for m in record["models"]} == {"VAE decode", "U-Net step"}
+    assert all(0 < m["fused"] <= m["normalizations"] for m in record["models"])
+    if not quick: pairs |= {("AOTInductor", "eager"), ("AOTInductor", "AOTInductor")}
+    assert sorted((row["model"], row["contestant"]) for row in record["rows"]) == sorted(pairs)
+    assert all(0 < row["min"] <= row["median"] and row["error"] <= 1e-4 for row in record["rows"])
+    assert (record["aot"] is None) == quick
+
+
+def test_models(tmp_path):
+    "The script that times whole models, on tiny ones."
+    pytest.importorskip("diffusers", reason="diffusers is not installed: see [dev]")
+    out = tmp_path/"models.json"
+    subprocess.run([sys.executable, "benchmarks/models.py", "--quick", "--out", out], cwd=root, check=True,
+                   capture_output=True)
+    check_models(json.loads(out.read_text()), True)
+    check_no_names(out.read_text())
+
+
+@pytest.mark.quick
+def test_the_record_of_models():
+    "What chapters 13 and 15 show."
+    path = root/"results/models-cpu.json"
+    check_models(json.loads(path.read_text()), False)
+    check_no_names(path.read_text())

@@ -57,6 +57,7 @@ class TestBatchNorm:
         assert row[:5] == ("0", cls.__name__, 12, 4, "GroupNorm")
         assert ("weight, bias" in row.kept) == old.affine and f"eps {old.eps:g}" in row.kept
         assert "accuracy drops" in repr(report)
+        assert ("process group dropped" in row.kept) == (cls is nn.SyncBatchNorm)
 
     @pytest.mark.parametrize("C, G", [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 1), (32, 16), (48, 16), (64, 32),
                                       (96, 32), (100, 4), (1280, 32)])
@@ -543,6 +544,23 @@ def test_accelerated_models_compile(name):
     with torch.no_grad():
         wanted = first(model(*args))
         assert_close(first(torch.compile(model, backend="aot_eager")(*args)), wanted, 1e-5)
+
+
+@torch_warns
+def test_an_accelerated_model_compiles_to_machine_code():
+    "With inductor: a minute of a C++ compiler, so one model stands for all. The operator is in its code, by name."
+    from torch._inductor.utils import run_and_get_code
+    torch.manual_seed(0)
+    model, _ = MODELS["autoencoder_kl"]()
+    model = random_weights(model).eval()
+    accelerate(model)
+    latent = rand(1, 4, 8, 8)
+    with torch.no_grad():
+        wanted = first(model.decode(latent))
+        found, code = run_and_get_code(torch.compile(lambda latent: first(model.decode(latent))), latent)
+    assert_close(found, wanted, 1e-5)
+    norms = sum(isinstance(m, GroupNorm) for part in (model.decoder, model.post_quant_conv) for m in part.modules())
+    assert sum(c.count("torch.ops.gn_nb.forward.default(") for c in code) == norms > 0
 
 
 @pytest.mark.parametrize("make, dims, norms", [
