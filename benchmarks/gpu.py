@@ -509,13 +509,13 @@ def compile_graph(unit):
 
 def prepare(layers, seconds, workers=None):
     "Compile with several processes; the benchmark later finds the code on the disk. How much of it was done."
-    workers, until, card = workers or max(1, (os.cpu_count() or 2)*3//4), time.time() + seconds, cuda.card(0)
+    workers, until, card = workers or max(1, (os.cpu_count() or 2)//2), time.time() + seconds, cuda.card(0)
     todo = units(layers)
     forms = {form: None for unit in todo for form in forms_of(unit, card)}
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"            # in the processes below, which are many
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     jobs = [pool.submit(compile_form, form, card.capability) for form in forms]
-    jobs += [pool.submit(compile_graph, unit) for unit in todo if unit.bytes < 2**28]
+    jobs += [pool.submit(compile_graph, unit) for unit in todo if unit.bytes < 2**27]     # memory for all at once
     done, left = wait(jobs, max(0., until - time.time()))
     failed = Counter(reason(job.exception()) for job in done if job.exception())
     processes = [*(pool._processes or {}).values()]

@@ -11,7 +11,7 @@ __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_M
            'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals', 'cost_goals',
            'gpu_goals', 'goals', 'Table', 'goal_table', 'peer_table']
 
-# %% ../../nbs/92_records.ipynb #0db579df
+# %% ../../nbs/92_records.ipynb #c5a955c2
 import gc
 import html
 import json
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from statistics import geometric_mean, median
 
-# %% ../../nbs/92_records.ipynb #49402643
+# %% ../../nbs/92_records.ipynb #f61a782c
 def rotation(names, rounds:int):
     "The order of turns: in every round each name once, all moved on by one."
     names = [*names]
@@ -53,7 +53,7 @@ def _seconds(call, repeats):
     for _ in range(repeats): call()
     return (time.perf_counter() - start)/repeats
 
-# %% ../../nbs/92_records.ipynb #980513b1
+# %% ../../nbs/92_records.ipynb #454d856f
 DTYPES = {"float32": 4, "bfloat16": 2}                 # name -> bytes of a value
 LAYOUTS = ("contiguous", "channels_last")
 MODES = ("forward", "silu", "backward", "reuse")       # silu: with the activation; reuse: into a buffer of the caller
@@ -76,7 +76,7 @@ GPU_FIELDS = FIELDS | dict(
 
 def on_gpu(record)->bool: "Was it measured on a card?"; return "gpu" in record["machine"]
 
-# %% ../../nbs/92_records.ipynb #38965fdd
+# %% ../../nbs/92_records.ipynb #f0767abd
 def check_record(
     record:dict,
 )->dict:         # the same
@@ -103,7 +103,7 @@ def read(path)->dict:
     "The record in a file; raises ValueError if it is not one."
     return check_record(json.loads(Path(path).read_text(encoding="utf-8")))
 
-# %% ../../nbs/92_records.ipynb #b3ae0d63
+# %% ../../nbs/92_records.ipynb #338a879e
 def short(seconds)->float: "To four digits."; return float(f"{seconds:.4g}")
 
 def timed_rows(
@@ -114,7 +114,7 @@ def timed_rows(
     return [where | {"contestant": name, "min": short(min(times)), "median": short(median(times)), "repeats": repeats}
             for name, (repeats, times) in turns.items()]
 
-# %% ../../nbs/92_records.ipynb #5945e4b0
+# %% ../../nbs/92_records.ipynb #ae90d3f2
 def speedups(
     record:dict,
     contestant:str,    # whose time is divided by that of gn_nb
@@ -133,7 +133,7 @@ def speedups(
     ours, theirs = times("gn_nb"), times(contestant)
     return {where: theirs[where]/ours[where] for where in theirs if where in ours}
 
-# %% ../../nbs/92_records.ipynb #b8fef485
+# %% ../../nbs/92_records.ipynb #4440df7c
 MEAN_GOALS = (    # geometric mean over the layers, against torch eager: mode, dtype, layout (None: both), at least
     ("forward", "float32", "contiguous", 1.6), ("forward", "float32", "channels_last", 2.),
     ("forward", "bfloat16", "contiguous", 2.5), ("forward", "bfloat16", "channels_last", 3.),
@@ -150,7 +150,7 @@ def finding(goal, value, bound, complete=True, at_most=False, note=""):
                else "incomplete")
     return dict(goal=goal, wanted=words, found=value, verdict=verdict, note=note)
 
-# %% ../../nbs/92_records.ipynb #dde89b8a
+# %% ../../nbs/92_records.ipynb #4dca534b
 def _cells(record, dtype=None, layout=None):
     "How many (layer, dtype, layout) there are to measure."
     return len(record["layers"])*(1 if dtype else len(DTYPES))*(1 if layout else len(LAYOUTS))
@@ -164,7 +164,7 @@ def mean_goals(record, by=None):
         yield finding(f"{mode}, {dtype}, {layout or 'both layouts'}: times faster than torch eager", value, bound,
                       len(found) == expected, note=f"{len(found)} of {expected} layers")
 
-# %% ../../nbs/92_records.ipynb #ca278993
+# %% ../../nbs/92_records.ipynb #04cf20d4
 def single_goal(record, by=None):
     "The worst single layer in any mode, against torch eager."
     found = {(mode, *where): ratio for mode in MODES[:3]
@@ -183,7 +183,7 @@ def copy_goal(record, by=None):
     return finding("forward, float32, 1 MB and more: time of x.clone() over ours", value, COPY_SHARE,
                    len(found) == expected, note=f"{len(found)} of {expected} layers")
 
-# %% ../../nbs/92_records.ipynb #ccbb8e92
+# %% ../../nbs/92_records.ipynb #58955aeb
 def columns(record)->list:
     "(mode, dtype, layout) of all that can be measured on its kind of machine."
     modes, dtypes = (GPU_MODES, GPU_DTYPES) if on_gpu(record) else (MODES, DTYPES)
@@ -203,7 +203,7 @@ def peer_goals(record, by=None):
                       all(n == _cells(record, *column[1:]) for column, (_, n) in means.items()),
                       note=f"{', '.join(worst)}; {len(means)} columns" if worst else "")
 
-# %% ../../nbs/92_records.ipynb #306a901e
+# %% ../../nbs/92_records.ipynb #53777775
 def error_ratios(record)->dict:
     "(case, dtype, layout, mode, output) -> our error over the larger of torch's and that of rounding once."
     found = {}
@@ -235,7 +235,7 @@ def cpu_goals(record, by=None)->list:
     return [*mean_goals(record, by), single_goal(record, by), copy_goal(record, by), *peer_goals(record, by),
             error_goal(record), memory_goal(record)]
 
-# %% ../../nbs/92_records.ipynb #3ba98c26
+# %% ../../nbs/92_records.ipynb #87928b65
 VAE, VAE_SECONDS, FASTEST = "vae video", 175e-6, "H200"    # layer; forward, SiLU, bfloat16; on this card
 LARGE = 64e6                                               # bytes of a tensor that has to come near the copy
 SHARE, MEAN_SHARE, BACKWARD_SHARE = .85, .9, .8            # of the copy's bandwidth: the worst, the mean, the worst
@@ -258,7 +258,7 @@ def ratio_goal(goal, found, wanted, bound, mean=False, at_most=False):
     note = f"{len(found)} of {wanted}" + ("" if mean or not found else f"; {', '.join(worst)}")
     return finding(goal, value, bound, len(found) == wanted > 0, at_most, note)
 
-# %% ../../nbs/92_records.ipynb #5589b5dd
+# %% ../../nbs/92_records.ipynb #7e3e542c
 def _large(layer, dtype): return math.prod(layer["shape"])*GPU_DTYPES[dtype] >= LARGE and dtype != "float16"
 
 def _seconds_of(record, by=None, cache="cold"):
@@ -284,7 +284,7 @@ def family_goals(record, by=None):
         yield ratio_goal(f"ResNet-50, forward and backward, {layout}: times faster than torch", *gpu_ratios(
             record, "torch", ("both",), by, lambda layer, _: layer["family"] == "ResNet", (layout,)), RESNET, mean=True)
 
-# %% ../../nbs/92_records.ipynb #546b5eef
+# %% ../../nbs/92_records.ipynb #58a95f7f
 def cost_goals(record, by=None):
     "What an activation and the other layout cost: on average, and at most on large tensors."
     times = _seconds_of(record, by)
@@ -325,7 +325,7 @@ def goals(
     "Every goal with what was found."
     return (gpu_goals if on_gpu(record) else cpu_goals)(record, by)
 
-# %% ../../nbs/92_records.ipynb #08c99c77
+# %% ../../nbs/92_records.ipynb #52dab864
 class Table:
     "Rows under a head: aligned text in a terminal, a table on a page. Floats to three digits, None as a dash."
     def __init__(self,
@@ -350,7 +350,7 @@ class Table:
         return (f'<div style="overflow-x:auto"><table class="table"><thead>{line("th", self.head)}</thead>'
                 f"<tbody>{body}</tbody></table></div>")
 
-# %% ../../nbs/92_records.ipynb #d08d7b92
+# %% ../../nbs/92_records.ipynb #be3f38fc
 def goal_table(record, by=None)->Table:
     "The goals with what was found, as a table."
     return Table(["goal", "wanted", "found", "verdict", "where"],
