@@ -6,10 +6,10 @@
 __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_MODES', 'GPU_PEERS', 'CACHES', 'GPU_FIELDS',
            'MEAN_GOALS', 'ANY_LAYER', 'COPY_SHARE', 'EXTRA_MB', 'SLACK', 'VAE', 'VAE_SECONDS', 'FASTEST', 'LARGE',
            'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST', 'rotation',
-           'take_turns', 'on_gpu', 'check_record', 'read', 'short', 'timed_rows', 'speedups', 'finding', 'mean_goals',
-           'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios', 'error_goal',
-           'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals', 'cost_goals',
-           'gpu_goals', 'goals', 'Table', 'goal_table', 'peer_table']
+           'take_turns', 'on_gpu', 'check_record', 'read', 'gpu_records', 'short', 'timed_rows', 'speedups', 'finding',
+           'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios',
+           'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals',
+           'cost_goals', 'gpu_goals', 'goals', 'Table', 'goal_table', 'peer_table']
 
 # %% ../../nbs/92_records.ipynb #c5a955c2
 import gc
@@ -102,6 +102,10 @@ def check_record(
 def read(path)->dict:
     "The record in a file; raises ValueError if it is not one."
     return check_record(json.loads(Path(path).read_text(encoding="utf-8")))
+
+def gpu_records(folder)->dict:
+    "Name of a card -> its record, for all gpu-*.json in a folder, which may hold none."
+    return {r["machine"]["gpu"]: r for r in map(read, sorted(Path(folder).glob("gpu-*.json")))}
 
 # %% ../../nbs/92_records.ipynb #338a879e
 def short(seconds)->float: "To four digits."; return float(f"{seconds:.4g}")
