@@ -53,7 +53,8 @@ def sanitizers():
 def environment():
     "Imports from the source tree; the CUDA toolkit beside nvcc, where nothing else names one."
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    found = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    # the processes of a step are many already; torch.compile needs no more of them
+    found = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc and not os.environ.get("CUDA_HOME"): found["CUDA_HOME"] = str(Path(nvcc).resolve().parent.parent)
     return os.environ | found

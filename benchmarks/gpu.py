@@ -212,7 +212,7 @@ class Pretend(Card):
     small = cuda.Card((9, 0), 2, 1 << 20, warp=4, threads=8, most=16)
 
     def __init__(self):
-        self.cache, self.name = 1 << 8, "no card, a dry run"
+        self.cache, self.name = 1, "no card, a dry run"
         ops.card_kernels, ops.on_card = lambda: cuda, lambda device: (self.small, cuda.play)
         ops.for_card = lambda input: input.dtype in ops.DTYPE
 
@@ -245,13 +245,14 @@ def slug(name):
 # The contestants: each is a function of a unit that returns the normalization as a function of input, weight and bias.
 
 def ours(unit):
-    activation = "silu" if unit.silu else None
-    return lambda x, w, b: gn_nb.group_norm(x, unit.layer.groups, w, b, EPS, activation)
+    G, activation = unit.layer.groups, "silu" if unit.silu else None
+    return lambda x, w, b: gn_nb.group_norm(x, G, w, b, EPS, activation)
 
 
 def torch_eager(unit):
-    if unit.silu: return lambda x, w, b: F.silu(F.group_norm(x, unit.layer.groups, w, b, EPS))
-    return lambda x, w, b: F.group_norm(x, unit.layer.groups, w, b, EPS)
+    G = unit.layer.groups
+    if unit.silu: return lambda x, w, b: F.silu(F.group_norm(x, G, w, b, EPS))
+    return lambda x, w, b: F.group_norm(x, G, w, b, EPS)
 
 
 def torch_compiled(unit):
@@ -262,7 +263,8 @@ def torch_compiled(unit):
 
 def liger(unit):
     from liger_kernel.ops.group_norm import LigerGroupNormFunction
-    def norm(x, w, b): return LigerGroupNormFunction.apply(x, w, b, unit.layer.shape[1], unit.layer.groups, EPS)
+    C, G = unit.layer.shape[1], unit.layer.groups
+    def norm(x, w, b): return LigerGroupNormFunction.apply(x, w, b, C, G, EPS)
     return (lambda x, w, b: F.silu(norm(x, w, b))) if unit.silu else norm
 
 
@@ -427,8 +429,12 @@ def forward_plan(shape, groups):
 
 
 def occupancy(launch):
-    "Blocks of a kernel that a multiprocessor holds, and clusters that the card holds."
-    torch.cuda.current_stream()                                  # a context
+    "Blocks of a kernel that a multiprocessor holds, and clusters that the card holds; or why that is not known."
+    try: return occupied(launch)
+    except (RuntimeError, AttributeError) as error: return {"occupancy": reason(error)}
+
+
+def occupied(launch):
     class Config(ctypes.Structure):
         _fields_ = [*((n, ctypes.c_uint) for n in ("gx", "gy", "gz", "bx", "by", "bz", "shared")),
                     ("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint)]
@@ -661,6 +667,10 @@ def main(argv=None):
     if args.ask: print(json.dumps(PROBES[args.ask]())); return 0
     if not args.dry_run and not torch.cuda.is_available():
         print("no CUDA card is here: nothing was measured (--dry-run --out FILE tries the script)", file=sys.stderr)
+        return 2
+    if not args.dry_run and not args.probe and not cuda.compiles:
+        print("no numba-cuda is here, or one too old: gn_nb would be torch's own operations, and nothing was measured",
+              file=sys.stderr)
         return 2
     if args.probe:
         found = ask_all()

@@ -478,9 +478,12 @@ def main(argv=None):
     parser.add_argument("--sanitize", action="store_true", help="twenty shapes once, for compute-sanitizer")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes")
     args = parser.parse_args(argv)
-    if not torch.cuda.is_available() or not cuda.compiles:
-        print("skipped: no CUDA card is here, or no numba-cuda")
+    if not torch.cuda.is_available():
+        print("skipped: no CUDA card is here")
         return 0
+    if not cuda.compiles:
+        print("FAILED: no numba-cuda is here, or one too old")
+        return 1
     if args.sanitize:
         sanitize(Place("cuda"))
         print("twenty shapes agree with float64")

@@ -84,9 +84,9 @@ def peers(monkeypatch):
     sys.modules["liger_kernel.ops.group_norm"].LigerGroupNormFunction = Norm
 
 
-@pytest.mark.parametrize("layer", gpu.QUICK, ids=lambda layer: layer.name)
-@pytest.mark.parametrize("dtype, layout, silu", [("float32", "contiguous", True), ("bfloat16", "channels_last", True),
-                                                 ("float16", "contiguous", False)])
+@pytest.mark.parametrize("layer, dtype, layout, silu", [
+    (gpu.QUICK[1], "float32", "contiguous", True), (gpu.QUICK[0], "bfloat16", "channels_last", True),
+    (gpu.QUICK[1], "float16", "contiguous", False)], ids=str)
 def test_a_unit(pretend, peers, layer, dtype, layout, silu):
     "Every contestant in every direction, cold and hot, with results that are right; and what is kept of it."
     unit = gpu.Unit(layer, dtype, layout, silu)
@@ -273,6 +273,13 @@ def test_without_a_card(capsys):
         assert "need --out" in capsys.readouterr().err
 
 
+def test_without_the_compiler(monkeypatch, capsys):
+    "torch's own operations are not measured under our name."
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "compiles", False)
+    assert gpu.main([]) == 2 and "no numba-cuda is here" in capsys.readouterr().err
+
+
 def test_dry_run(tmp_path):
     "End to end, twice: the second run finds nothing left to do. A record without names, and a verdict on every goal."
     out = tmp_path/"gpu.json"
@@ -331,19 +338,22 @@ def test_occupancy(monkeypatch):
     monkeypatch.setattr(cuda, "ask", ask)
     monkeypatch.setattr(cuda, "loaded", lambda form, capability: ctypes.c_void_p(1))
     monkeypatch.setattr(cuda, "card", lambda k: cuda.Card((9, 0), 132, 1))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     form = cuda.Form("hold", "float32", "float32", "", None, 0, 0, 32, 512, 512, cluster=8)
     both = {"blocks on a multiprocessor": 7}
     assert gpu.occupancy(cuda.Launch(form, 16, 2048, ())) == both | {"clusters on the card": 7}
     assert gpu.occupancy(cuda.Launch(form._replace(cluster=1), 16, 2048, ())) == both
     assert seen.count("cuOccupancyMaxActiveClusters") == 1
+    def refuse(name, *args): raise RuntimeError(f"{name} failed: CUDA_ERROR_UNKNOWN")
+    monkeypatch.setattr(cuda, "ask", refuse)
+    assert "cuKernelGetFunction failed" in gpu.occupancy(cuda.Launch(form, 16, 2048, ()))["occupancy"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_compiled_beforehand_is_what_runs(pretend, monkeypatch, layout):
     used = set()
-    def play(plan, *args): used.update(launch.form for launch in plan.launches); cuda.play(plan, *args)
-    monkeypatch.setattr(ops, "on_card", lambda device: (pretend.small, play))
+    def note(plan, *args): used.update(launch.form for launch in plan.launches)              # computes nothing
+    monkeypatch.setattr(ops, "on_card", lambda device: (pretend.small, note))
+    monkeypatch.setattr(gpu, "wrong", lambda *args: None)
     for layer in (*gpu.QUICK, gpu.Layer("a run of pixels", (2, 8, 1, 1), 2, "", "")):
         for dtype, silu in (("float32", False), ("bfloat16", True)):
             unit = gpu.Unit(layer, dtype, layout, silu)
