@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import Counter
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
@@ -310,9 +311,9 @@ def test_probes(monkeypatch, tmp_path):
                       "if name == 'cluster': time.sleep(60)\n")
     monkeypatch.setattr(gpu, "__file__", str(script))
     start = time.time()
-    found = gpu.ask_all(8)
+    found = gpu.ask_all(20)
     assert found == {"card": {"FAILS": "RuntimeError: OSError: no ..."}, "compiler": {"x": 1},
-                     "cluster": {"FAILS": "no answer in 8 seconds"}} and time.time() - start < 40
+                     "cluster": {"FAILS": "no answer in 20 seconds"}} and time.time() - start < 55
 
 
 def test_where_clusters_fail_the_planner_makes_none(pretend, monkeypatch):
@@ -472,7 +473,7 @@ class TestVerdicts:
 
     def test_tables(self):
         record = made_up()
-        assert len(records.goal_table(record).rows) == len(records.goals(record)) == 20
+        assert len(records.goal_table(record).rows) == len(records.goals(record)) == 19
         assert records.peer_table(record).head == ["mode", "dtype", "layout", "torch", *GPU_PEERS, "limit"]
         assert len(records.peer_table(record).rows) == 36 and records.peer_table(record).rows[0][3] == "3.1"
         hot = made_up(spoil(2, contestant="torch", cache="hot"))
@@ -506,16 +507,17 @@ def test_steps_side_by_side(tmp_path, monkeypatch, capsys):
              command.Step("memcheck", snippet("import os; print(os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'])")),
              command.Step("slow", snippet(child)), command.Step("none", [], "no such tool")]
     start = time.time()
-    found = command.together(steps, 10)
+    found = command.together(steps, 20)
     assert found == {"good": "passed", "bad": "FAILED: status 1", "memcheck": "passed", "none": "not run",
-                     "slow": "FAILED: not done in 10 seconds"} and time.time() - start < 60
+                     "slow": "FAILED: not done in 20 seconds"} and time.time() - start < 60
     assert command.tail("good", 3).strip() == "fine" and command.tail("memcheck", 3).strip() == "1"
     assert "why" in command.tail("bad", 3) and "NOTICE no such tool" in capsys.readouterr().out
     pid = int(command.tail("slow", 1))
     for _ in range(100):
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             os.kill(pid, 0)
-            if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z": time.sleep(.1); continue
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] != "Z": time.sleep(.1); continue
         break
     else: raise AssertionError("a child of the slow step is still there")
 
