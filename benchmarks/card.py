@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT/"_build/card"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-BEFORE, TESTS, LAST = 120, 200, 10       # seconds at most for the questions, for all tests, and after the benchmark
+BEFORE, TESTS, LAST = 120, 230, 10       # seconds at most for the questions, for all tests, and after the benchmark
 
 
 @dataclass
@@ -37,7 +37,7 @@ def tests(workers):
     if lacking: return Step("tests", python("tests/card_checks.py", "--workers", str(workers)), (
         f"no {', '.join(lacking)} here: tests/test_cuda.py is left out, tests/card_checks.py runs as a script"))
     command = python("-m", "pytest", "tests/test_cuda_card.py", "tests/test_cuda.py", "-k", "card and not simulated",
-                     "-p", "no:cacheprovider", "-o", "filterwarnings=default", "--tb=short", "-q", "-ra")
+                     "-p", "no:cacheprovider", "-o", "filterwarnings=default", "--tb=short")
     if find_spec("xdist"): return Step("tests", [*command, "-n", str(workers)])
     return Step("tests", command, "pytest-xdist is not here: the tests run one after another")
 
