@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare bench bench-models serve clean help
+.PHONY: book test prepare bench bench-models gpu gpu-lab serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -38,6 +38,21 @@ bench: $(PEERS)  ## time the package beside its peers on this CPU, a quarter of 
 
 bench-models: $(STAMP)  ## time whole models before and after accelerate on this CPU: writes results/models-cpu.json
 	@$(PY) benchmarks/models.py
+
+# On a machine with a CUDA card nothing is installed: what is there must do. PY=python3 where .venv knows no card.
+CARD_PY = $(if $(filter command line,$(origin PY)),$(PY),$(if $(wildcard $(STAMP)),$(PY),python3))
+LAB     = PYTHONPATH=. $(CARD_PY) -c 'import sys; from gn_nb.lab.cli import main; sys.exit(main())'
+SLICE  ?= 420
+
+gpu:  ## on a CUDA card, under 8 minutes: tests, sanitizers, times; writes results/gpu-*.json, again: goes on
+	@$(CARD_PY) benchmarks/card.py
+
+gpu-lab:  ## there: the experiments meant for a card; begins no run after SLICE=420 seconds, again: goes on
+	@end=$$(($$(date +%s) + $(SLICE))); status=0; names=$$($(LAB) sweeps gpu) || exit 1; \
+	for name in $$names; do \
+		left=$$((end - $$(date +%s))); [ $$left -gt 0 ] || break; \
+		$(LAB) sweep $$name --quiet --seconds $$left || status=1; \
+	done; exit $$status
 
 serve: book  ## build, then serve the site on 127.0.0.1:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -104,7 +104,8 @@ def machine()->dict:
 
 def versions()->dict:
     "Of what a run's result depends on."
-    return {"python": platform.python_version(), **{name: version(name) for name in ("gn_nb", "torch", "numpy")}}
+    return {"python": platform.python_version(), "gn_nb": gn_nb.__version__,
+            **{name: version(name) for name in ("torch", "numpy")}}
 
 def record(config:dict, found:dict)->dict:
     "A config with what was found, and where."

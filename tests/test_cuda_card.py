@@ -1,0 +1,58 @@
+"group_norm on the simulated card and, where there is one, on a card: the checks of card_checks.py."
+import os
+import subprocess
+import sys
+
+import card_checks
+import pytest
+import torch
+from settings import root
+
+from gn_nb import cuda, ops
+
+HERE = torch.cuda.is_available() and cuda.compiles
+PLACES = ["simulated", pytest.param("card", marks=pytest.mark.skipif(
+    not HERE, reason="needs a CUDA card and numba-cuda"))]
+
+
+@pytest.fixture(params=PLACES)
+def place(request):
+    if request.param == "card": yield card_checks.Place("cuda")
+    else:
+        with card_checks.simulated() as there: yield there
+
+
+@pytest.mark.parametrize("name", card_checks.CHECKS)
+def test_check(place, name):
+    try: card_checks.CHECKS[name](place)
+    except card_checks.Skipped as why: pytest.skip(str(why))
+
+
+def test_what_a_sanitizer_watches(place): card_checks.sanitize(place)
+
+
+def test_nothing_falls_back_to_the_cpu():
+    "On the simulated card the kernels for cards do the work."
+    calls = []
+    with card_checks.simulated() as place:
+        execute = ops.on_card(None)[1]
+        ops.on_card = lambda device: (card_checks.SMALL, lambda *plan: (calls.append(plan), execute(*plan)))
+        card_checks.CHECKS["values[float32, contiguous]"](place)
+    assert calls
+
+
+def test_without_pytest(monkeypatch):
+    "The same as a script: it says what is missing, and tells what passed from what failed."
+    found = subprocess.run([sys.executable, "tests/card_checks.py"], cwd=root, capture_output=True, text=True,
+                           check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert found.stdout == "skipped: no CUDA card is here\n"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "compiles", False)
+    assert card_checks.main([]) == 1
+    with card_checks.simulated():
+        assert card_checks.run("empty", "cpu")[0] == "passed"
+        assert card_checks.run("graph[contiguous]", "cpu")[0] == "skipped"
+        card_checks.CHECKS["broken"] = lambda place: 1/0
+        try: status, _, why = card_checks.run("broken", "cpu")
+        finally: del card_checks.CHECKS["broken"]
+        assert status == "FAILED" and "ZeroDivisionError" in why
