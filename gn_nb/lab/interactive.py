@@ -8,12 +8,13 @@ __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER',
            'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged', 'aligned',
            'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
-# %% ../../nbs/99_interactive.ipynb #600bc46d
+# %% ../../nbs/99_interactive.ipynb #92b88fe0
 import contextlib
 import hashlib
 import html
 import json
 import math
+import re
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from .. import cuda, reference
 from .figures import COLORS, Figure
 from ..shapes import sizes
 
-# %% ../../nbs/99_interactive.ipynb #8afb5192
+# %% ../../nbs/99_interactive.ipynb #50a4420d
 PALETTE = [*COLORS.values()]
 
 def fixed(
@@ -68,7 +69,7 @@ function label(x, y, text, anchor, size, more) {
 function clamp(v, low, high) { return Math.min(Math.max(v, low), high); }
 """
 
-# %% ../../nbs/99_interactive.ipynb #8c6ee450
+# %% ../../nbs/99_interactive.ipynb #d69623f3
 FRAME = r"""
 document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (root) {
   const live = root.querySelector(".gn-live"), form = live.querySelector("form");
@@ -144,8 +145,9 @@ STYLE = """
 .gn-interactive .gn-head {display: flex; justify-content: space-between; gap: .5em}
 .gn-interactive output {font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap}
 .gn-interactive .gn-steps {display: flex; align-items: flex-end; gap: .8em}
-.gn-interactive .gn-stage, .gn-interactive .gn-still {display: flex; flex-wrap: wrap; gap: 12px 22px;
-  align-items: flex-start}
+.gn-interactive :is(.gn-stage, .gn-still, .gn-stage > div, .gn-still > div) {display: flex; flex-wrap: wrap;
+  gap: 12px 22px; align-items: flex-start; max-width: 100%}
+.gn-interactive .gn-column {flex-direction: column; gap: 0}
 .gn-interactive svg {max-width: 100%; height: auto; overflow: visible; font-family: sans-serif}
 .gn-interactive [data-at] {cursor: pointer; outline: none}
 .gn-interactive :is(input:focus-visible + span, button:focus-visible) {outline: 2px solid currentColor;
@@ -162,7 +164,7 @@ STYLE = """
 }
 """.replace("BLUE", COLORS["blue"])
 
-# %% ../../nbs/99_interactive.ipynb #18a8e4e8
+# %% ../../nbs/99_interactive.ipynb #1f488069
 def pills(
     legend:str,
     name:str,        # of the state's entry
@@ -202,25 +204,27 @@ class Interactive(Figure):
         super().__init__(picture, caption, alt)
         self.name, self.controls, self.words = name, controls, words
         self.config = {"palette": PALETTE, **config}
-        self.core = ("function (config) {" + COMMON + core + "\nreturn {start, settle, limits, outputs, draw, text, move, "
-                     "numbers};\n}")
+        self.core = ("function (config) {" + COMMON + core +
+                     "\nreturn {start, settle, limits, outputs, numbers, draw, text, move};\n}")
 
     def _repr_html_(self):
         given = json.dumps(self.config, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
         key = hashlib.sha256((self.name + given + self.core).encode()).hexdigest()[:12]
         script = f"(function () {{\nconst core = ({self.core})({given});{FRAME.replace('KEY', key)}}})();"
         alt, words = html.escape(self.alt), html.escape(self.words)
+        still = re.sub(r' (?:tabindex|role|data-at|aria-(?:label|selected|hidden))="[^"]*"', "", self.svg)
+        still = still.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')          # for books of XHTML
         return (
             f'<figure class="gn-figure gn-interactive" data-figure="{self.name}" data-key="{key}" style="margin:1em 0">'
             f'<style>{STYLE}</style>'
-            f'<div class="gn-static"><div class="gn-still" role="img" aria-label="{alt}">{self.svg}</div>'
+            f'<div class="gn-static"><div class="gn-still" role="img" aria-label="{alt}">{still}</div>'
             f'<p class="gn-text">{words}</p></div>'
             f'<div class="gn-live" hidden><form>{self.controls}</form><div class="gn-stage"></div>'
             f'<p class="gn-text" aria-live="polite"></p></div>'
             f'<figcaption style="font-size:.9em;margin-top:.4em">{self.caption}</figcaption>'
             f'<script>{script}</script></figure>')
 
-# %% ../../nbs/99_interactive.ipynb #0cfb4009
+# %% ../../nbs/99_interactive.ipynb #9f896d3c
 def example(
     N:int, C:int, S:int,
 )->np.ndarray:             # (N, C, S), float64
@@ -228,7 +232,7 @@ def example(
     n, c, p = np.indices((N, C, S))
     return (3*n + 2*c + p % 4).astype(np.float64)
 
-# %% ../../nbs/99_interactive.ipynb #6c6085bb
+# %% ../../nbs/99_interactive.ipynb #ddfb6d7a
 EPS = 1e-5                                 # under the root
 DIVISORS = {C: [g for g in range(1, C + 1) if C % g == 0] for C in range(1, 9)}
 
@@ -321,13 +325,15 @@ function text(s) {
 }
 function move(s, key) {
   const [n, c, p] = place(s);
-  const to = {ArrowLeft: [n, c - 1, p], ArrowRight: [n, c + 1, p], ArrowUp: [n, c, p - 1], ArrowDown: [n, c, p + 1],
-              Home: [n, 0, p], End: [n, s.C - 1, p], PageUp: [n - 1, c, p], PageDown: [n + 1, c, p]}[key];
+  const up = p > 0 || n === 0 ? [n, c, p - 1] : [n - 1, c, s.S - 1];
+  const down = p < s.S - 1 || n === s.N - 1 ? [n, c, p + 1] : [n + 1, c, 0];
+  const to = {ArrowLeft: [n, c - 1, p], ArrowRight: [n, c + 1, p], ArrowUp: up, ArrowDown: down, Home: [n, 0, p],
+              End: [n, s.C - 1, p], PageUp: [n - 1, c, p], PageDown: [n + 1, c, p]}[key];
   return to && {at: to.join(",")};
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #dbc89763
+# %% ../../nbs/99_interactive.ipynb #e32337a2
 class Explorer:
     "What the first figure shows in one state, with the numbers of `gn_nb.reference`."
     def __init__(self, state):
@@ -387,7 +393,7 @@ class Explorer:
                 f"μ = {fixed(v['mean'])} and standard deviation σ = {fixed(v['std'])}. Output: "
                 f"({v['x']} − {fixed(v['mean'])})/{fixed(v['std'])} = {fixed(v['output'])}.")
 
-# %% ../../nbs/99_interactive.ipynb #a5d1645c
+# %% ../../nbs/99_interactive.ipynb #69202a8f
 def explorer(
     norm:str="group",     # one of reference.NORMS
     shape=(2, 8, 4),      # N at most 4, C at most 8, S at most 6
@@ -415,7 +421,7 @@ def explorer(
         f"A tensor of {s.N} samples, {s.C} channels and {s.S} positions as blocks of numbered cells, coloured by index "
         f"set; the set of one cell is drawn strongly. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #4306ab36
+# %% ../../nbs/99_interactive.ipynb #e1e13ace
 def errors(
     b:int,             # images of the batch
     D:int,             # channels of a group
@@ -432,7 +438,7 @@ def errors(
     found = dict(batch=one(0., A/b), group=group(D), layer=group(C))
     return {**found, "crossing": A/found["group"]["error"], "layer_crossing": A/found["layer"]["error"]}
 
-# %% ../../nbs/99_interactive.ipynb #42a9618d
+# %% ../../nbs/99_interactive.ipynb #49bf8aa7
 TRADEOFF = r"""
 const start = config.start, {A, B, sigma2, C, low, high} = config;
 const sizes = [...Array(C).keys()].map(k => k + 1).filter(D => C % D === 0);
@@ -524,7 +530,7 @@ function text(s) {
 function move(s, key) { return null; }
 """
 
-# %% ../../nbs/99_interactive.ipynb #da95ddd0
+# %% ../../nbs/99_interactive.ipynb #7d785616
 BATCHES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
 METHODS = dict(batch=COLORS["blue"], group=COLORS["red"], layer=COLORS["purple"])
 
@@ -608,7 +614,7 @@ class Tradeoff:
                 + (f"The crossing, {meet}, lies below one image: a batch of any size is better." if first == 1 else
                    f"Batch and group cross at {meet}: from {first} images on the batch is better."))
 
-# %% ../../nbs/99_interactive.ipynb #78f69d09
+# %% ../../nbs/99_interactive.ipynb #ce828e78
 def tradeoff(
     A:float,           # variance of one image's mean of a channel
     B:float,           # covariance of two such means
@@ -641,7 +647,7 @@ def tradeoff(
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
         f"are level; a ring marks where batch and group cross. Right, their variance and squared bias. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #60d0099a
+# %% ../../nbs/99_interactive.ipynb #0e88887a
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "put", "exchange", "share",
@@ -698,7 +704,7 @@ def logged():
     finally:
         for name, word in plain.items(): setattr(cuda, name, word)
 
-# %% ../../nbs/99_interactive.ipynb #803b9363
+# %% ../../nbs/99_interactive.ipynb #43181ee3
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
@@ -735,7 +741,7 @@ def performed(
     y = y.reshape(x.shape)
     return plan, named, y.swapaxes(1, 2) if rows else y, mean.sum(0)
 
-# %% ../../nbs/99_interactive.ipynb #ae1f995e
+# %% ../../nbs/99_interactive.ipynb #836a43c1
 STAGES = "load", "reduce", "broadcast", "store"
 
 def short(v)->str:
@@ -817,13 +823,13 @@ class Story:
             self.say("reduce", "The first thread of every warp puts the sum of its warp into shared memory.",
                      lit=[t for t, events in enumerate(self.all) if any(e[0] == "share" for e in events)])
             self.values = [after[-1] for after, _ in first]
-            self.say("broadcast", "After a barrier all threads fetch the sums of the warps and add them up: each has the "
-                     "sum of its block.")
+            self.say("broadcast", "After a barrier all threads fetch the sums of the warps and add them up: each has "
+                     "the sum of its block.")
         else: self.say("broadcast", "Nothing is left to send: every thread of the team has the sum already.")
         if form.cluster > 1:
             self.values = [end for _, end in first]
-            self.say("broadcast", f"Each block sends its sum to all {form.cluster} blocks of its cluster: every thread has "
-                     "the sum of the group.")
+            self.say("broadcast", f"Each block sends its sum to all {form.cluster} blocks of its cluster: every thread "
+                     "has the sum of the group.")
 
     def results(self, words, stage, kind, array):
         "A step for what is written to an array of moments, or read from it: the first number of each thread."
@@ -852,8 +858,8 @@ def story(tier:str)->dict:
         if kernel == "hold":
             M = C*S//num_groups                                   # every thread has read k, an element of its group
             one.values = [mean.ravel()[next(e[2] for e in events if e[0] == "read")//M] for events in one.all]
-            one.say("broadcast", "Every thread works out mean and rstd of its group by itself, the same to the last bit "
-                    "(shown: the mean).")
+            one.say("broadcast", "Every thread works out mean and rstd of its group by itself, the same to the last "
+                    "bit (shown: the mean).")
         elif kernel == "merge":
             one.results("The first thread of every team writes mean and rstd of its group (shown: the mean).", "reduce",
                         "write", "mean")
@@ -867,7 +873,7 @@ def story(tier:str)->dict:
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
 
-# %% ../../nbs/99_interactive.ipynb #efc3b7bb
+# %% ../../nbs/99_interactive.ipynb #5d667d63
 KERNEL = r"""
 const start = config.start, STAGES = config.stages;
 function tier(s) { return config.tiers[Number(s.tier)]; }
@@ -899,7 +905,8 @@ function name(t, n, column, row) {
     "sample " + n + ", channel " + column + ", positions " + 4*row + " to " + (4*row + 3);
 }
 function vector(s, i, x, y, width, height) {
-  const t = tier(s), [n, column, row] = cell(t, i), g = owner(s, i), at = i === s.at, rect = {x, y, width, height, rx: 3};
+  const t = tier(s), [n, column, row] = cell(t, i), g = owner(s, i), at = i === s.at;
+  const rect = {x, y, width, height, rx: 3};
   const who = g < 0 ? {color: 0, thread: ""} : holder(s, g), color = g < 0 ? "currentColor" : hue(who.color);
   const strong = now(s).now.includes(i), ticks = [1, 2, 3].map(k => t.rows ?
     "M" + (x + 18*k - 1) + " " + y + "v4" : "M" + x + " " + (y + 7*k - 1) + "h4").join("");
@@ -923,7 +930,7 @@ function sample(s, n) {
   }
   for (let row = 0; row < t.down; row++) {
     const p = t.rows ? row : 4*row + "–" + (4*row + 3), y = 34 + tall*row;
-    let line = label(37, y + tall/2 + 3, (row || !t.rows ? "" : "p=") + p, "end", t.rows ? 11 : 10,
+    let line = label(37, y + tall/2 + 3, (row ? "" : "p=") + p, "end", t.rows ? 11 : 10,
                      {"aria-hidden": "true"});
     for (let column = 0; column < t.across; column++)
       line += vector(s, box(t, n, column, row), 41 + wide*column, y, wide - 2, tall - 2);
@@ -945,7 +952,8 @@ function threads(s, block) {
       inside += element("rect", "", {...rect, fill: hue(who.color), "fill-opacity": lit ? ".5" : ".16",
                                      stroke: hue(who.color), "stroke-width": lit ? 2 : 1}) +
         label(x + 4, y + 11, who.thread, "start", 10, {}) + label(x + 17, y + 26, step.values[g], "middle", 12, {});
-      if (g === mine) inside += element("rect", "", {...rect, fill: "none", stroke: "currentColor", "stroke-width": 2.5});
+      if (g === mine)
+        inside += element("rect", "", {...rect, fill: "none", stroke: "currentColor", "stroke-width": 2.5});
       if (step.mask && (k & step.mask) === 0) inside += element("path", "", {
         d: "M" + (x + 17) + " " + (y + 34) + "q" + 18*step.mask + " " + (8 + 3*step.mask) + " " + 36*step.mask + " 0",
         fill: "none", stroke: "currentColor"});
@@ -957,16 +965,17 @@ function threads(s, block) {
 }
 function draw(s) {
   const lines = STAGES.map((stage, k) => element("li", stage, k === now(s).stage ? {"aria-current": "step"} : {}));
-  let out = element("ol", lines.join(""), {});
-  for (let n = 0; n < tier(s).N; n++) out += sample(s, n);
-  for (let block = 0; block < now(s).blocks; block++) out += threads(s, block);
-  return out;
+  let samples = "", blocks = "";
+  for (let n = 0; n < tier(s).N; n++) samples += sample(s, n);
+  for (let block = 0; block < now(s).blocks; block++) blocks += threads(s, block);
+  return element("ol", lines.join(""), {}) + element("div", samples, {}) +
+    element("div", blocks, {"class": "gn-column"});
 }
 function text(s) {
   const t = tier(s), v = numbers(s), [n, column, row] = cell(t, s.at);
   return "Step " + (s.step + 1) + " of " + t.steps.length + ", " + STAGES[now(s).stage] + ". " + now(s).words +
-    " The chosen vector, " + name(t, n, column, row) + ", " + (v.block < 0 ? "is in no thread's hands." :
-      "is in the hands of thread " + v.thread + " (warp " + v.warp + ") of block " + v.block + ".");
+    " The chosen vector, " + name(t, n, column, row) + ", " + (v.block < 0 ? "is held by no thread." :
+      "is held by thread " + v.thread + " (warp " + v.warp + ") of block " + v.block + ".");
 }
 function move(s, key) {
   const t = tier(s), [n, column, row] = cell(t, s.at);
@@ -981,7 +990,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #83a017d8
+# %% ../../nbs/99_interactive.ipynb #3fc9bb59
 class KernelView:
     "What the third figure shows in one state; `config` as the script has it."
     def __init__(self, config, state):
@@ -1046,7 +1055,7 @@ class KernelView:
                               aria_hidden="true")
         for row in range(t["down"]):
             p, y = row if rows else f"{4*row}–{4*row + 3}", 34 + tall*row
-            line = letters(37, y + tall//2 + 3, f"{'p=' if rows and not row else ''}{p}", "end", 11 if rows else 10,
+            line = letters(37, y + tall//2 + 3, f"{'' if row else 'p='}{p}", "end", 11 if rows else 10,
                            aria_hidden="true")
             line += "".join(self.vector(self.box(n, column, row), 41 + wide*column, y, wide - 2, tall - 2)
                             for column in range(t["across"]))
@@ -1082,18 +1091,19 @@ class KernelView:
         "The picture: the stages, the samples, the threads."
         lines = "".join(tag("li", stage, **({"aria_current": "step"} if k == self.now["stage"] else {}))
                         for k, stage in enumerate(STAGES))
-        return (tag("ol", lines) + "".join(map(self.sample, range(self.t["N"])))
-                + "".join(map(self.threads, range(self.now["blocks"]))))
+        samples = "".join(map(self.sample, range(self.t["N"])))
+        blocks = "".join(map(self.threads, range(self.now["blocks"])))
+        return tag("ol", lines) + tag("div", samples) + tag("div", blocks, class_="gn-column")
 
     def text(self):
         "The sentence below it."
         v, where = self.numbers(), self.name(*self.cell(self.at))
-        held = ("is in no thread's hands." if v["block"] < 0 else
-                f"is in the hands of thread {v['thread']} (warp {v['warp']}) of block {v['block']}.")
+        held = ("is held by no thread." if v["block"] < 0 else
+                f"is held by thread {v['thread']} (warp {v['warp']}) of block {v['block']}.")
         return (f"Step {self.state['step'] + 1} of {len(self.t['steps'])}, {STAGES[self.now['stage']]}. "
                 f"{self.now['words']} The chosen vector, {where}, {held}")
 
-# %% ../../nbs/99_interactive.ipynb #adb2f165
+# %% ../../nbs/99_interactive.ipynb #b49e62ea
 def kernel_view(
     tier:str="a block",   # one of TIERS, shown first
     step:int=0,
@@ -1115,6 +1125,6 @@ def kernel_view(
         "One tensor and who works on it: a box is 16 bytes, the number in it the thread that holds them. Go through the "
         "steps and look at how the sums travel: by shuffles within a warp, through shared memory within a block, "
         "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice. "
-        "(A toy card, with warps of 8 threads and two multiprocessors; plan and steps are logged from the real kernels.)",
-        f"Boxes of four elements, coloured by the warp that holds them, and below them the threads of each block with "
-        f"their numbers. {first.text()}")
+        "(A toy card with warps of 8 threads and two multiprocessors; the planner and the kernels are the real ones.)",
+        "Boxes of four elements, coloured by the warp that holds them, and the threads of each block with their "
+        f"numbers. {first.text()}")
