@@ -8,7 +8,7 @@ __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER',
            'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged', 'aligned',
            'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
-# %% ../../nbs/99_interactive.ipynb #b157d578
+# %% ../../nbs/99_interactive.ipynb #88d8fbac
 import contextlib
 import hashlib
 import html
@@ -22,7 +22,7 @@ from .. import cuda, reference
 from .figures import COLORS, Figure
 from ..shapes import sizes
 
-# %% ../../nbs/99_interactive.ipynb #9e1f2a8a
+# %% ../../nbs/99_interactive.ipynb #1091dd49
 PALETTE = [*COLORS.values()]
 
 def fixed(
@@ -69,7 +69,7 @@ function label(x, y, text, anchor, size, more) {
 function clamp(v, low, high) { return Math.min(Math.max(v, low), high); }
 """
 
-# %% ../../nbs/99_interactive.ipynb #6d165d07
+# %% ../../nbs/99_interactive.ipynb #52011477
 FRAME = r"""
 document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (root) {
   const live = root.querySelector(".gn-live"), form = live.querySelector("form");
@@ -144,7 +144,6 @@ STYLE = """
 .gn-interactive .gn-control input:disabled {opacity: .4; cursor: default}
 .gn-interactive .gn-head {display: flex; justify-content: space-between; gap: .5em}
 .gn-interactive output {font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap}
-.gn-interactive .gn-steps {display: flex; align-items: flex-end; gap: .8em}
 .gn-interactive :is(.gn-stage, .gn-still, .gn-stage > div, .gn-still > div) {display: flex; flex-wrap: wrap;
   gap: 12px 22px; align-items: flex-start; max-width: 100%}
 .gn-interactive .gn-column {flex-direction: column; gap: 0}
@@ -165,7 +164,7 @@ STYLE = """
 }
 """.replace("BLUE", COLORS["blue"])
 
-# %% ../../nbs/99_interactive.ipynb #280d3966
+# %% ../../nbs/99_interactive.ipynb #3c8fe541
 def pills(
     legend:str,
     name:str,        # of the state's entry
@@ -222,10 +221,10 @@ class Interactive(Figure):
             f'<p class="gn-text">{words}</p></div>'
             f'<div class="gn-live" hidden><form>{self.controls}</form><div class="gn-stage"></div>'
             f'<p class="gn-text" aria-live="polite"></p></div>'
-            f'<figcaption style="font-size:.9em;margin-top:.4em">{self.caption}</figcaption>'
+            f'<figcaption style="font-size:.9em;margin:.4em 0 0">{self.caption}</figcaption>'
             f'<script>{script}</script></figure>')
 
-# %% ../../nbs/99_interactive.ipynb #e24d731f
+# %% ../../nbs/99_interactive.ipynb #1f1fe398
 def example(
     N:int, C:int, S:int,
 )->np.ndarray:             # (N, C, S), float64
@@ -233,7 +232,7 @@ def example(
     n, c, p = np.indices((N, C, S))
     return (3*n + 2*c + p % 4).astype(np.float64)
 
-# %% ../../nbs/99_interactive.ipynb #f8e75997
+# %% ../../nbs/99_interactive.ipynb #1c7f3f4d
 EPS = 1e-5                                 # under the root
 DIVISORS = {C: [g for g in range(1, C + 1) if C % g == 0] for C in range(1, 9)}
 
@@ -323,7 +322,7 @@ function text(s) {
   const cell = "Sample " + n + ", channel " + c + ", position " + p;
   return cell + " holds x = " + v.x + ". Its set is " + members(s) +
     ": " + many + " with mean μ = " + fixed(v.mean) + " and standard deviation σ = " + fixed(v.std) +
-    ". Output: (" + v.x + " − " + fixed(v.mean) + ")/" + fixed(v.std) + " = " + fixed(v.output) + ".";
+    ". Output: (" + v.x + " − " + fixed(v.mean) + ")/" + fixed(v.std) + " = " + fixed(v.output) + ".";
 }
 function move(s, key) {
   const [n, c, p] = place(s);
@@ -335,7 +334,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #a4daa6d6
+# %% ../../nbs/99_interactive.ipynb #3f9bd5e2
 class Explorer:
     "What the first figure shows in one state, with the numbers of `gn_nb.reference`."
     def __init__(self, state):
@@ -393,9 +392,9 @@ class Explorer:
         many = f"{v['count']} numbers" if v["count"] > 1 else "a single number"
         return (f"Sample {n}, channel {c}, position {p} holds x = {v['x']}. Its set is {members}: {many} with mean "
                 f"μ = {fixed(v['mean'])} and standard deviation σ = {fixed(v['std'])}. Output: "
-                f"({v['x']} − {fixed(v['mean'])})/{fixed(v['std'])} = {fixed(v['output'])}.")
+                f"({v['x']} − {fixed(v['mean'])})/{fixed(v['std'])} = {fixed(v['output'])}.")
 
-# %% ../../nbs/99_interactive.ipynb #082c7d92
+# %% ../../nbs/99_interactive.ipynb #d0b7d20f
 def explorer(
     norm:str="group",     # one of reference.NORMS
     shape=(2, 8, 4),      # N at most 4, C at most 8, S at most 6
@@ -423,7 +422,7 @@ def explorer(
         f"A tensor of {s.N} samples, {s.C} channels and {s.S} positions as blocks of numbered cells, coloured by index "
         f"set; the set of one cell is drawn strongly. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #d710da7d
+# %% ../../nbs/99_interactive.ipynb #004294fc
 def errors(
     b:int,             # images of the batch
     D:int,             # channels of a group
@@ -440,7 +439,7 @@ def errors(
     found = dict(batch=one(0., A/b), group=group(D), layer=group(C))
     return {**found, "crossing": A/found["group"]["error"], "layer_crossing": A/found["layer"]["error"]}
 
-# %% ../../nbs/99_interactive.ipynb #d1bd312d
+# %% ../../nbs/99_interactive.ipynb #d3e7e25a
 TRADEOFF = r"""
 const start = config.start, {A, B, sigma2, C, low, high} = config;
 const sizes = [...Array(C).keys()].map(k => k + 1).filter(D => C % D === 0);
@@ -450,7 +449,7 @@ function given(s) { return {b: config.batches[s.b], D: sizes[s.D], spread: s.spr
 function limits(s) { return {b: [0, config.batches.length - 1], D: [0, sizes.length - 1], spread: [0, 100]}; }
 function outputs(s) {
   const {b, D, spread} = given(s);
-  return {b: String(b), D: D + " (G = " + C/D + ")", spread: fixed(spread)};
+  return {b: String(b), D: D + ", G=" + C/D, spread: fixed(spread)};
 }
 function numbers(s) {
   const {b, D, spread} = given(s);
@@ -532,7 +531,7 @@ function text(s) {
 function move(s, key) { return null; }
 """
 
-# %% ../../nbs/99_interactive.ipynb #ad9afaf0
+# %% ../../nbs/99_interactive.ipynb #a45436d8
 BATCHES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
 METHODS = dict(batch=COLORS["blue"], group=COLORS["red"], layer=COLORS["purple"])
 
@@ -616,7 +615,7 @@ class Tradeoff:
                 + (f"The crossing, {meet}, lies below one image: a batch of any size is better." if first == 1 else
                    f"Batch and group cross at {meet}: from {first} images on the batch is better."))
 
-# %% ../../nbs/99_interactive.ipynb #5f863ca6
+# %% ../../nbs/99_interactive.ipynb #f8837888
 def tradeoff(
     A:float,           # variance of one image's mean of a channel
     B:float,           # covariance of two such means
@@ -649,7 +648,7 @@ def tradeoff(
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
         f"are level; a ring marks where batch and group cross. Right, their variance and squared bias. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #99fc9312
+# %% ../../nbs/99_interactive.ipynb #1e36dbd4
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "put", "exchange", "share",
@@ -706,7 +705,7 @@ def logged():
     finally:
         for name, word in plain.items(): setattr(cuda, name, word)
 
-# %% ../../nbs/99_interactive.ipynb #9251887a
+# %% ../../nbs/99_interactive.ipynb #6aab52ca
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
@@ -743,7 +742,7 @@ def performed(
     y = y.reshape(x.shape)
     return plan, named, y.swapaxes(1, 2) if rows else y, mean.sum(0)
 
-# %% ../../nbs/99_interactive.ipynb #ed41e912
+# %% ../../nbs/99_interactive.ipynb #7f6f7f18
 STAGES = "load", "reduce", "broadcast", "store"
 
 def short(v)->str:
@@ -875,7 +874,7 @@ def story(tier:str)->dict:
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
 
-# %% ../../nbs/99_interactive.ipynb #94de0c7b
+# %% ../../nbs/99_interactive.ipynb #3717568d
 KERNEL = r"""
 const start = config.start, STAGES = config.stages;
 function tier(s) { return config.tiers[Number(s.tier)]; }
@@ -992,7 +991,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #5fbb69be
+# %% ../../nbs/99_interactive.ipynb #f37c5b1f
 class KernelView:
     "What the third figure shows in one state; `config` as the script has it."
     def __init__(self, config, state):
@@ -1105,7 +1104,7 @@ class KernelView:
         return (f"Step {self.state['step'] + 1} of {len(self.t['steps'])}, {STAGES[self.now['stage']]}. "
                 f"{self.now['words']} The chosen vector, {where}, {held}")
 
-# %% ../../nbs/99_interactive.ipynb #bd751ce6
+# %% ../../nbs/99_interactive.ipynb #46dfbcd7
 def kernel_view(
     tier:str="a block",   # one of TIERS, shown first
     step:int=1,           # counted from 0
