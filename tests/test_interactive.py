@@ -181,9 +181,11 @@ class TestMarkup:
         root = self.soup(name)
         inputs = root.find_all("input")
         assert inputs and all(i.find_parent("label").get_text(strip=True) for i in inputs)
+        labelable = ["button", "input", "meter", "output", "progress", "select", "textarea"]      # the first gets the name
+        assert all(label.find(labelable).name == "input" for label in root.find_all("label"))
         assert all(f.legend.get_text(strip=True) for f in root.find_all("fieldset"))
         assert all(b.get_text(strip=True) and b["type"] == "button" for b in root.find_all("button"))
-        assert len(root.select("input[type=range]")) == len(root.find_all("output"))
+        assert len(root.select("input[type=range]")) == len(root.select(".gn-control > .gn-value"))
 
     def test_first_picture_needs_no_script(self, name):
         shown, root = FIGURES[name], self.soup(name)

@@ -8,7 +8,7 @@ __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER',
            'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged', 'aligned',
            'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
-# %% ../../nbs/99_interactive.ipynb #88d8fbac
+# %% ../../nbs/99_interactive.ipynb #f80815d3
 import contextlib
 import hashlib
 import html
@@ -22,7 +22,7 @@ from .. import cuda, reference
 from .figures import COLORS, Figure
 from ..shapes import sizes
 
-# %% ../../nbs/99_interactive.ipynb #1091dd49
+# %% ../../nbs/99_interactive.ipynb #41b47921
 PALETTE = [*COLORS.values()]
 
 def fixed(
@@ -69,7 +69,7 @@ function label(x, y, text, anchor, size, more) {
 function clamp(v, low, high) { return Math.min(Math.max(v, low), high); }
 """
 
-# %% ../../nbs/99_interactive.ipynb #52011477
+# %% ../../nbs/99_interactive.ipynb #519bc3db
 FRAME = r"""
 document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (root) {
   const live = root.querySelector(".gn-live"), form = live.querySelector("form");
@@ -82,7 +82,7 @@ document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (r
       const [low, high, off] = limits[input.name];
       input.min = low; input.max = high; input.value = state[input.name]; input.disabled = Boolean(off);
       input.setAttribute("aria-valuetext", said[input.name]);
-      input.closest(".gn-control").querySelector("output").textContent = said[input.name];
+      input.closest(".gn-control").querySelector(".gn-value").textContent = said[input.name];
     }
     for (const button of form.querySelectorAll("button")) {
       const next = Number(state.step) + Number(button.dataset.by), [low, high] = limits.step;
@@ -115,8 +115,8 @@ document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (r
     if (changes) { event.preventDefault(); become(changes); }
   });
   root.setAttribute("data-on", "");
+  show();                                          // before it appears: nothing to read out yet
   live.hidden = false;
-  show();
 });
 """
 
@@ -138,12 +138,11 @@ STYLE = """
 .gn-interactive .gn-pills label:hover span, .gn-interactive button:hover {border-color: currentColor}
 .gn-interactive button {cursor: pointer}
 .gn-interactive button[aria-disabled=true] {opacity: .45; cursor: default}
-.gn-interactive .gn-control {flex: 1 1 8.5em; max-width: 13em}
+.gn-interactive .gn-control {position: relative; flex: 1 1 8.5em; max-width: 13em}
 .gn-interactive .gn-control label {display: block; margin: 0}
 .gn-interactive .gn-control input {display: block; width: 100%; margin: .35em 0 0; accent-color: BLUE; cursor: pointer}
 .gn-interactive .gn-control input:disabled {opacity: .4; cursor: default}
-.gn-interactive .gn-head {display: flex; justify-content: space-between; gap: .5em}
-.gn-interactive output {font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap}
+.gn-interactive .gn-value {position: absolute; top: 0; right: 0; font-variant-numeric: tabular-nums; font-weight: 600}
 .gn-interactive :is(.gn-stage, .gn-still, .gn-stage > div, .gn-still > div) {display: flex; flex-wrap: wrap;
   gap: 12px 22px; align-items: flex-start; max-width: 100%}
 .gn-interactive .gn-column {flex-direction: column; gap: 0}
@@ -164,7 +163,7 @@ STYLE = """
 }
 """.replace("BLUE", COLORS["blue"])
 
-# %% ../../nbs/99_interactive.ipynb #3c8fe541
+# %% ../../nbs/99_interactive.ipynb #ed155a8d
 def pills(
     legend:str,
     name:str,        # of the state's entry
@@ -186,8 +185,8 @@ def slider(
     name:str,        # of the state's entry
 )->str:
     "A range with its name and its value; the script sets its ends."
-    return (f'<div class="gn-control"><label><span class="gn-head"><span>{text}</span><output></output></span>'
-            f'<input type="range" name="{name}" step="1"></label></div>')
+    return (f'<div class="gn-control"><label>{text}<input type="range" name="{name}" step="1"></label>'
+            '<span class="gn-value" aria-hidden="true"></span></div>')
 
 class Interactive(Figure):
     "A figure with controls: inline HTML, SVG and script, the first state drawn by Python."
@@ -224,7 +223,7 @@ class Interactive(Figure):
             f'<figcaption style="font-size:.9em;margin:.4em 0 0">{self.caption}</figcaption>'
             f'<script>{script}</script></figure>')
 
-# %% ../../nbs/99_interactive.ipynb #1f1fe398
+# %% ../../nbs/99_interactive.ipynb #53d2e942
 def example(
     N:int, C:int, S:int,
 )->np.ndarray:             # (N, C, S), float64
@@ -232,7 +231,7 @@ def example(
     n, c, p = np.indices((N, C, S))
     return (3*n + 2*c + p % 4).astype(np.float64)
 
-# %% ../../nbs/99_interactive.ipynb #1c7f3f4d
+# %% ../../nbs/99_interactive.ipynb #539cf263
 EPS = 1e-5                                 # under the root
 DIVISORS = {C: [g for g in range(1, C + 1) if C % g == 0] for C in range(1, 9)}
 
@@ -334,7 +333,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #3f9bd5e2
+# %% ../../nbs/99_interactive.ipynb #86685620
 class Explorer:
     "What the first figure shows in one state, with the numbers of `gn_nb.reference`."
     def __init__(self, state):
@@ -394,7 +393,7 @@ class Explorer:
                 f"μ = {fixed(v['mean'])} and standard deviation σ = {fixed(v['std'])}. Output: "
                 f"({v['x']} − {fixed(v['mean'])})/{fixed(v['std'])} = {fixed(v['output'])}.")
 
-# %% ../../nbs/99_interactive.ipynb #d0b7d20f
+# %% ../../nbs/99_interactive.ipynb #6a525588
 def explorer(
     norm:str="group",     # one of reference.NORMS
     shape=(2, 8, 4),      # N at most 4, C at most 8, S at most 6
@@ -422,7 +421,7 @@ def explorer(
         f"A tensor of {s.N} samples, {s.C} channels and {s.S} positions as blocks of numbered cells, coloured by index "
         f"set; the set of one cell is drawn strongly. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #004294fc
+# %% ../../nbs/99_interactive.ipynb #5f02bd9d
 def errors(
     b:int,             # images of the batch
     D:int,             # channels of a group
@@ -439,7 +438,7 @@ def errors(
     found = dict(batch=one(0., A/b), group=group(D), layer=group(C))
     return {**found, "crossing": A/found["group"]["error"], "layer_crossing": A/found["layer"]["error"]}
 
-# %% ../../nbs/99_interactive.ipynb #d3e7e25a
+# %% ../../nbs/99_interactive.ipynb #d9ee0a10
 TRADEOFF = r"""
 const start = config.start, {A, B, sigma2, C, low, high} = config;
 const sizes = [...Array(C).keys()].map(k => k + 1).filter(D => C % D === 0);
@@ -531,7 +530,7 @@ function text(s) {
 function move(s, key) { return null; }
 """
 
-# %% ../../nbs/99_interactive.ipynb #a45436d8
+# %% ../../nbs/99_interactive.ipynb #223f4dee
 BATCHES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
 METHODS = dict(batch=COLORS["blue"], group=COLORS["red"], layer=COLORS["purple"])
 
@@ -615,7 +614,7 @@ class Tradeoff:
                 + (f"The crossing, {meet}, lies below one image: a batch of any size is better." if first == 1 else
                    f"Batch and group cross at {meet}: from {first} images on the batch is better."))
 
-# %% ../../nbs/99_interactive.ipynb #f8837888
+# %% ../../nbs/99_interactive.ipynb #5dd7985a
 def tradeoff(
     A:float,           # variance of one image's mean of a channel
     B:float,           # covariance of two such means
@@ -648,7 +647,7 @@ def tradeoff(
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
         f"are level; a ring marks where batch and group cross. Right, their variance and squared bias. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #1e36dbd4
+# %% ../../nbs/99_interactive.ipynb #18fc8d3f
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "put", "exchange", "share",
@@ -705,7 +704,7 @@ def logged():
     finally:
         for name, word in plain.items(): setattr(cuda, name, word)
 
-# %% ../../nbs/99_interactive.ipynb #6aab52ca
+# %% ../../nbs/99_interactive.ipynb #afb1eb06
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
@@ -742,7 +741,7 @@ def performed(
     y = y.reshape(x.shape)
     return plan, named, y.swapaxes(1, 2) if rows else y, mean.sum(0)
 
-# %% ../../nbs/99_interactive.ipynb #7f6f7f18
+# %% ../../nbs/99_interactive.ipynb #b24ff56f
 STAGES = "load", "reduce", "broadcast", "store"
 
 def short(v)->str:
@@ -874,7 +873,7 @@ def story(tier:str)->dict:
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
 
-# %% ../../nbs/99_interactive.ipynb #3717568d
+# %% ../../nbs/99_interactive.ipynb #b6318134
 KERNEL = r"""
 const start = config.start, STAGES = config.stages;
 function tier(s) { return config.tiers[Number(s.tier)]; }
@@ -991,7 +990,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #f37c5b1f
+# %% ../../nbs/99_interactive.ipynb #e2f4159b
 class KernelView:
     "What the third figure shows in one state; `config` as the script has it."
     def __init__(self, config, state):
@@ -1104,7 +1103,7 @@ class KernelView:
         return (f"Step {self.state['step'] + 1} of {len(self.t['steps'])}, {STAGES[self.now['stage']]}. "
                 f"{self.now['words']} The chosen vector, {where}, {held}")
 
-# %% ../../nbs/99_interactive.ipynb #46dfbcd7
+# %% ../../nbs/99_interactive.ipynb #f4641474
 def kernel_view(
     tier:str="a block",   # one of TIERS, shown first
     step:int=1,           # counted from 0
