@@ -181,7 +181,7 @@ class TestMarkup:
         root = self.soup(name)
         inputs = root.find_all("input")
         assert inputs and all(i.find_parent("label").get_text(strip=True) for i in inputs)
-        labelable = ["button", "input", "meter", "output", "progress", "select", "textarea"]      # the first gets the name
+        labelable = ["button", "input", "meter", "output", "progress", "select", "textarea"]   # the first gets the name
         assert all(label.find(labelable).name == "input" for label in root.find_all("label"))
         assert all(f.legend.get_text(strip=True) for f in root.find_all("fieldset"))
         assert all(b.get_text(strip=True) and b["type"] == "button" for b in root.find_all("button"))
