@@ -30,6 +30,7 @@ def page_problems(page, text, ids):
         if not (node.get("alt") or "").strip(): yield f"image without alt text: {node.get('src', '')[:80]}"
         elif re.fullmatch(r"\.*/*_images/\S+", node["alt"].strip()): yield f"file name as alt text: {node['alt']}"
     for node in soup.select("figure svg"):
+        node = node.find_parent(attrs={"role": "img"}) or node           # a picture may be of several
         if not (node.get("role") == "img" and (node.get("aria-label") or "").strip()): yield "figure without a label"
     article = soup.select_one("article") or soup
     for node in article.select("div.output.traceback, div.cell_output .stderr, div.output.stderr"):

@@ -19,7 +19,8 @@ GOOD = """<html><head><link rel="stylesheet" href="a.css"><link rel="canonical" 
 <a href="other.html#there">there</a>, <a href="sub/">a folder</a>, <a href="mailto:a@b.org">mail</a>,
 <a href="other.html?x=1">a query</a>, <a href="#">the top</a>.</p><img src="a.png" alt="Two curves that cross at 4">
 <div class="highlight"><pre>x = 1  #| not a directive</pre></div><div class="output">Traceback is a word</div>
-<figure><svg role="img" aria-label="Three boxes"></svg></figure></article></body></html>"""
+<figure><svg role="img" aria-label="Three boxes"></svg></figure>
+<figure><div role="img" aria-label="Two boxes"><svg></svg><svg></svg></div></figure></article></body></html>"""
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_a_good_page_has_no_problem(site): assert site() == []
     ("<figure><svg></svg></figure>", "figure without a label"),
     ('<figure><svg role="img" aria-label=""></svg></figure>', "figure without a label"),
     ('<figure><svg aria-label="Boxes"></svg></figure>', "figure without a label"),
+    ('<figure><div role="img"><svg></svg></div></figure>', "figure without a label"),
     ('<div class="output traceback">ValueError: no</div>', "traceback or stderr: 'ValueError: no'"),
     ('<div class="cell_output"><div class="stderr">UserWarning</div></div>', "traceback or stderr: 'UserWarning'"),
     ('<div class="output stderr">UserWarning</div>', "traceback or stderr: 'UserWarning'"),
