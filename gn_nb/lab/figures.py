@@ -159,10 +159,11 @@ STAGES = dict(   # name -> (column, row, lines of text)
     dx=(0, 1, ["dx", "(N, C, *)"]), sums=(1, 1, ["group sums", "Σg, Σg·x̂"]), params=(2, 1, ["dweight, dbias", "(C,)"]),
     dy=(3, 1, ["dy", "(N, C, *)"]),
     reference=(0, 2, ["reference", "float64 NumPy"]), cpu=(1, 2, ["cpu", "numba"]),
-    ops=(2, 2, ["ops", "torch operator"]),
-    layers=(3, 2, ["layers", "GroupNorm"]))
+    cuda=(2, 2, ["cuda", "numba.cuda"]),
+    ops=(0, 3, ["ops", "torch operator"]), layers=(1, 3, ["layers", "GroupNorm"]),
+    convert=(2, 3, ["convert", "whole models"]), distributed=(3, 3, ["distributed", "several processes"]))
 ARROWS = (("x", "moments"), ("moments", "apply"), ("apply", "y"), ("dy", "params"), ("params", "sums"), ("sums", "dx"),
-          ("reference", "cpu"), ("cpu", "ops"), ("ops", "layers"))
+          ("reference", "cpu"), ("cpu", "cuda"), ("ops", "layers"), ("layers", "convert"))
 
 def path(
     *lit:str,       # the stages of this chapter, names in STAGES
@@ -172,7 +173,7 @@ def path(
     if unknown: raise ValueError(f"lit must name stages {list(STAGES)}, got {unknown}")
     W, H, w, h, left = 186, 62, 150, 44, 78                                # pitch, box, room for the rows' names
     def place(name): return left + STAGES[name][0]*W, 4 + STAGES[name][1]*H
-    rows = ("forward", "backward", "modules")
+    rows = ("forward", "backward", "kernels", "torch")
     parts = [label(0, 8 + row*H + h/2, name, "start") for row, name in enumerate(rows)]
     for a, b in ARROWS:
         (ax, ay), (bx, _) = place(a), place(b)
@@ -190,10 +191,11 @@ def path(
                   label(x + w/2, y + 35, lines[1], size=11)]
     width = left + 3*W + w + 4
     here = ", ".join(STAGES[name][2][0] for name in lit)
-    caption = "The way of the data, forward and backward, and the modules that carry it."
-    alt = "Three rows of boxes: forward from x to y, backward from dy to dx, and the modules from reference to layers."
+    caption = "The way of the data, forward and backward; below, the modules that carry it."
+    alt = ("Four rows of boxes: forward from x to y, backward from dy to dx, the kernels from reference to cuda, and "
+           "the modules for torch from ops to distributed.")
     if lit: caption, alt = f"{caption} Lit: what this chapter is about.", f"{alt} Lit: {here}."
-    return Figure(drawing(parts, width, 2*H + h + 8, width, 560), caption, alt)
+    return Figure(drawing(parts, width, 3*H + h + 8, width, 560), caption, alt)
 
 # %% ../../nbs/90_figures.ipynb #2fdb2b5a
 def interval(
