@@ -17,8 +17,10 @@ from sphinx.errors import ExtensionError
 # nbdev directive or cell tag -> the tag myst-nb understands. A directive not listed only loses its line.
 TAGS = {"hide": "remove-cell", "default_exp": "remove-cell", "colab": "remove-cell", "echo: false": "remove-input",
         "output: false": "remove-output", "code-fold: true": "hide-input", "eval: false": "skip-execution",
-        "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell"}
-PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution"}
+        "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell",
+        "quiz": "hide-input"}
+PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution",
+           "quiz": "How the questions are made"}
 VERSIONS = ("numpy", "numba", "torch")
 
 
@@ -43,7 +45,7 @@ def translate(notebook):
 
 
 def connect(notebook, chapter, index, terms):
-    "A notebook whose terms lead to the glossary, and before whose cells stands which equations they check or implement."
+    "A notebook with links from terms to the glossary, and before code cells the equations they check or implement."
     cells, prose = notebook["cells"], [c for c in notebook["cells"] if c["cell_type"] == "markdown"]
     notes = [index.annotation(chapter, k) for k in range(len(cells))]
     for cell, text in zip(prose, glossary.link(["".join(c["source"]) for c in prose], terms)): cell["source"] = text
