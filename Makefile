@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare bench serve clean help
+.PHONY: book test prepare bench colab serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -35,6 +35,9 @@ $(PEERS): $(STAMP)
 
 bench: $(PEERS)  ## time the package beside its peers on this CPU, a quarter of an hour: writes results/cpu.json
 	@$(PY) benchmarks/cpu.py
+
+colab: $(STAMP)  ## run the chapters with Colab's versions, in an environment of their own; CHAPTERS="00 03" for some
+	@$(PY) book/colab.py $(CHAPTERS)
 
 serve: book  ## build, then serve the site on 127.0.0.1:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -132,9 +132,9 @@ def anchor(kind, *names): return re.sub(r"[^a-z0-9]+", "-", "-".join((kind, *nam
 def check_anchor(c): return anchor("check", c.label, c.chapter.split("_")[0], str(c.cell))
 
 
-def in_table(formula):
-    "A formula as inline mathematics in a cell of a Markdown table: one line, no bar."
-    return re.sub(r"\s+", " ", formula).replace(r"\|", r"\Vert ").replace("|", r"\vert ").strip()
+def in_line(formula):
+    "A formula as inline mathematics."
+    return re.sub(r"\s+", " ", formula).strip()
 
 
 class Index:
@@ -180,17 +180,16 @@ class Index:
         return f"`{s}`" if "." in s else f"`{s}`, in the chapter"
 
     def page(self):
-        "The tables of the page of equations, in Markdown: one for each chapter, a row for each equation."
+        "The page of equations, in Markdown: a section for each chapter, an entry for each equation."
         out, chapter = [], None
         for e in self.equations:
             if e.chapter != chapter:
                 chapter = e.chapter
-                out += ["", f"## {self.heading(chapter, 0)}", "", "| | equation | checked under | implemented by |",
-                        "| --- | --- | --- | --- |"]
+                out += ["", f"## {self.heading(chapter, 0)}"]
             mine = self.of(e.label)
-            where = "<br>".join(self.check_link(c, chapter) for c in mine)
-            what = "<br>".join(dict.fromkeys(self.symbol_link(s) for c in mine for s in c.symbols))
-            out.append(f"| {{eq}}`{e.label}` | ${in_table(e.formula)}$ | {where} | {what} |")
+            where = " and ".join(self.check_link(c, chapter) for c in mine)
+            what = "; ".join(dict.fromkeys(self.symbol_link(s) for c in mine for s in c.symbols))
+            out += ["", f"{{eq}}`{e.label}` ${in_line(e.formula)}$", f": checked in {where}: {what}"]
         return "\n".join(out) + "\n"
 
     def annotation(self, chapter, cell):

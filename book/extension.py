@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import glossary
+import paths
 from equations import Index, chapters
 from settings import root, settings
 from sphinx.domains.math import MathDomain
@@ -57,6 +58,7 @@ def connect(notebook, chapter, index, terms):
 def read_source(app, docname, source):
     chapter = Path(docname).name
     if chapter == "equations": source[0] = source[0].replace("<!-- equations -->", app.gn_nb_index.page())
+    if chapter == "paths": source[0] = paths.page(source[0], app.gn_nb_index.books)
     if chapter == "glossary": source[0] = glossary.page(source[0], app.gn_nb_index.books)
     if Path(app.env.doc2path(docname)).suffix != ".ipynb": return
     notebook = json.loads(source[0])
@@ -97,6 +99,15 @@ def stamp(app, pagename, templatename, context, doctree):
     context["body"] += f'<p class="stamp">{" · ".join(parts)}</p>'
 
 
+def at_the_tag(app, pagename, templatename, context, doctree):
+    "Colab opens the notebook of the release that its first cell installs; only editing is done on the branch."
+    cfg = settings()
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "colab" in button.get("url", ""):
+                button["url"] = button["url"].replace(f"/blob/{cfg['branch']}/", f"/blob/v{cfg['version']}/")
+
+
 def configure(app, config):
     cfg = settings()
     config.html_theme_options |= {
@@ -114,4 +125,5 @@ def setup(app):
     app.connect("config-inited", configure, priority=900)
     app.connect("source-read", read_source)
     app.connect("html-page-context", stamp)
+    app.connect("html-page-context", at_the_tag, priority=900)         # after the theme has made its buttons
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -158,7 +158,7 @@ class TestBuiltBook:
         prose = "\n".join("".join(c["source"]) for c in source["cells"] if c["cell_type"] == "markdown")
         assert len(numbers) == len(re.findall(r"\$\$\s*\([\w-]+\)", prose))
         links = [a["href"] for a in page.find_all("a", href=True)]
-        place = f"{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{name}.ipynb"
+        place = f"{cfg['user']}/{cfg['repo']}/blob/v{cfg['version']}/nbs/{name}.ipynb"       # a tag: what pip installs
         assert f"https://colab.research.google.com/github/{place}" in links
         assert any(href.startswith(f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{name}.ipynb") for href in links)
         assert f"{cfg['git_url']}/issues/new" in " ".join(links)
