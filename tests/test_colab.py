@@ -1,7 +1,7 @@
 "Colab: what the package needs is what Colab has, and the first cell of a chapter installs what fits."
 import re
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import extension
 import pytest
@@ -58,10 +58,11 @@ def first_cell(monkeypatch, capsys):
     shell.history_manager.end_session()
 
 
-@pytest.mark.parametrize("cuda, extras", [("12.8", "lab,cuda12"), ("13.0", "lab,cuda13"), (None, "lab"), ("14.1", "lab")])
+@pytest.mark.parametrize("cuda, extras", [
+    ("12.8", "lab,cuda12"), ("13.0", "lab,cuda13"), (None, "lab"), ("14.1", "lab")])
 def test_first_cell_installs_what_fits(first_cell, cuda, extras):
     told, out = first_cell(cuda, "Tesla T4")
-    assert told == [f'-q "gn_nb[{extras}]=={settings()["version"]}"']
+    assert told == [f'install -q "gn_nb[{extras}]=={settings()["version"]}"']
     versions, card = out.splitlines()
     assert re.fullmatch(r"gn_nb \S+, numpy \S+, numba \S+, torch \S+", versions) and card == "GPU: Tesla T4"
 
@@ -97,17 +98,3 @@ def test_the_trial_takes_colab_versions_but_no_cuda():
     assert not any("cuda" in name or name in ("triton", "python") for name in pins)
     assert table([("a", "b"), ("ccc", "d")]) == "a    b\nccc  d"
     assert "colab:" in (root/"Makefile").read_text(encoding="utf-8")
-
-
-def test_paths_are_tables_of_existing_chapters():
-    import paths
-    from equations import chapters
-    books = chapters(root/"nbs")
-    page = paths.page((root/"nbs/paths.md").read_text(encoding="utf-8"), books)
-    assert "<!--" not in page and page.count("**together**") == 3
-    for name in re.findall(r"\((\d\d_\w+)\.ipynb\)", page): assert name in books
-    cells = [("markdown", "w "*2000, []), ("code", "x\n"*50, []), ("code", "x\n"*500, ["colab"]), ("code", "x", ["checker"])]
-    assert paths.minutes(cells) == (15, 10)                              # 10 and 2 minutes, rounded up; one exercise
-    with pytest.raises(ValueError): paths.table(["77"], books)
-    book = SimpleNamespace(promise="**After this chapter you can** say $|a|$. More.\n\n**Runs** in two seconds, alone.")
-    assert paths.opening([("markdown", book.promise, [])]) == (r"say $\vert a\vert $.", "two seconds")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import extension
 import glossary
+import paths
 import pytest
 from bs4 import BeautifulSoup
 from equations import Index, chapters
@@ -169,3 +170,19 @@ class TestQuiz:
         shown, = extension.translate({"cells": [
             {"cell_type": "code", "source": cell.source, "metadata": {"tags": ["quiz"]}}]})["cells"]
         assert "hide-input" in shown["metadata"]["tags"]                                              # the book
+
+
+class TestPaths:
+    def test_tables_of_existing_chapters(self):
+        page = paths.page((root/"nbs/paths.md").read_text(encoding="utf-8"), INDEX.books)
+        assert "<!--" not in page and page.count("**together**") == 3
+        names = re.findall(r"\((\d\d_\w+)\.ipynb\)", page)
+        assert len(names) > 15 and all(name in INDEX.books for name in names)
+        with pytest.raises(ValueError): paths.table(["77"], INDEX.books)
+
+    def test_times_are_of_the_chapter(self):
+        cells = [("markdown", "w "*2000, []), ("code", "x\n"*50, []), ("code", "x\n"*500, ["colab"]),
+                 ("code", "x", ["checker"])]
+        assert paths.minutes(cells) == (15, 10)                          # 10 and 2 minutes, rounded up; one exercise
+        head = "**After this chapter you can** say $|a|$. More.\n\n**Runs** in two seconds, alone."
+        assert paths.opening([("markdown", head, [])]) == (r"say $\vert a\vert $.", "two seconds")
