@@ -7,7 +7,10 @@ import ast
 import importlib
 import json
 import re
+import sys
 from typing import NamedTuple
+
+from settings import root
 
 EQUATION = r"^\$\$\n(.*?)\n\$\$ \(([\w-]+)\)"
 
@@ -202,3 +205,9 @@ class Index:
         words = [f"{verb} {', '.join(dict.fromkeys(f'{{eq}}`{c.label}`' for c in found))}"
                  for verb, found in (("checks", here), ("implements", behind)) if found]
         return "\n".join([*(f"({a})=" for a in anchors), f"[{'; '.join(words)}]{{.gn-checks}}"]) if anchors else None
+
+
+if __name__ == "__main__":
+    found = [*Index(chapters(root/"nbs")).problems()]
+    print(*found, sep="\n")
+    sys.exit(bool(found))

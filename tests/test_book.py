@@ -178,6 +178,21 @@ class TestBuiltBook:
         assert len(article.select("div.cell.tag_solution details")) == sum("solution" in tags for tags in cells)
         assert "google.colab" not in unescape(str(article))                    # the Colab cell is for Colab
 
+    def test_equations_glossary_and_questions(self, pages):
+        article = pages["equations"].select_one("article")
+        numbers = [a.get_text() for a in article.select("dl > dt > a")]
+        assert len(numbers) == len({*numbers}) > 100 and len(article.select("dl > dd a[href*='#check-']")) >= len(numbers)
+        assert len(article.select("dd a[href*='#symbol-']")) > 40
+        for name in CHAPTERS:
+            page = pages[name].select_one("article")
+            equations, notes = page.select("div.math span.eqno"), page.select("span.gn-checks")
+            assert notes or not equations, f"{name}: no cell says what it checks"
+            if name[:2].isdigit() and int(name[:2]) <= 14:
+                quiz, = page.select("div.cell.tag_quiz div.gn-quiz")
+                assert quiz.find_parent("div", class_="cell").select_one("details.hide") is not None
+                assert page.select("a[href^='glossary.html#term-']"), f"{name}: no link to the glossary"
+        assert len(pages["paths"].select("article table")) == 3
+
     def test_formulas_need_no_network(self, pages):
         script = SITE/"_static/mathjax/tex-chtml.js"
         assert script.stat().st_size > 5e5 and len([*script.parent.rglob("MathJax_*.woff")]) > 20
