@@ -42,7 +42,7 @@ def formulas(source):
 
 
 def holds(formula, symbol):
-    "Does the symbol stand in the formula? A single Latin letter with an index is another symbol, unless it is m."
+    "Does the symbol stand in the formula? A single Latin letter with an index is another symbol."
     found, n = tokens(formula), len(symbol)
     for k in range(len(found) - n + 1):
         if tuple(found[k:k + n]) != symbol: continue
@@ -87,18 +87,13 @@ def link(sources, known):
     for term in known:
         at = next((k for k, source in enumerate(sources) if uses(term, source)), None)
         if at is None: continue
-        if term.symbol: used.append((at, min(f_at(term, sources[at])), term))
+        if term.symbol: used.append((at, [holds(f, term.symbol) for f in formulas(sources[at])].index(True), term))
         else: sources[at] = link_word(term, sources[at])
     opening = next((k for k, source in enumerate(sources) if source.startswith(OPENING)), None)
     if used and opening is not None:
         used = ", ".join(f"{{term}}`{term.name}`" for _, _, term in sorted(used, key=lambda u: u[:2]))
         sources[opening] += f"\n\n**Symbols** {used}."
     return sources
-
-
-def f_at(term, source):
-    "Which formulas of a cell hold the symbol."
-    return [k for k, f in enumerate(formulas(source)) if holds(f, term.symbol)]
 
 
 def first_uses(books, known):

@@ -111,10 +111,11 @@ def test_cells_are_counted_for_the_stamp():
     notebook = {"cells": [{"cell_type": "code", "source": s, "metadata": {}} for s in sources]}
     env = SimpleNamespace(metadata={}, doc2path=lambda name: f"{name}.ipynb")
     source = [json.dumps(notebook)]
-    extension.read_source(SimpleNamespace(env=env), "nbs/01_x", source)
+    app = SimpleNamespace(env=env, gn_nb_index=SimpleNamespace(books={}))
+    extension.read_source(app, "nbs/01_x", source)
     assert env.metadata["nbs/01_x"]["gn_nb_cells"] == (1, 3) and "#|" not in source[0]
     text, env.doc2path = ["#| hide"], lambda name: f"{name}.md"
-    extension.read_source(SimpleNamespace(env=env), "nbs/references", text)
+    extension.read_source(app, "nbs/references", text)
     assert text == ["#| hide"]
 
 
