@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare bench bench-models gpu gpu-lab serve clean help
+.PHONY: book test prepare bench bench-models gpu gpu-lab colab serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -53,6 +53,9 @@ gpu-lab:  ## there: the experiments meant for a card; begins no run after SLICE=
 		left=$$((end - $$(date +%s))); [ $$left -gt 0 ] || break; \
 		$(LAB) sweep $$name --quiet --seconds $$left || status=1; \
 	done; exit $$status
+
+colab: $(STAMP)  ## run the chapters with Colab's versions, in an environment of their own; CHAPTERS="00 03" for some
+	@$(PY) book/colab.py $(CHAPTERS)
 
 serve: book  ## build, then serve the site on 127.0.0.1:8000
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -1,5 +1,6 @@
-"""Sphinx extension of this book: nbdev's directives become cell tags, equations are numbered by chapter, every page
-carries a stamp, and the repository's address comes from settings.ini."""
+"""Sphinx extension of this book: nbdev's directives become cell tags, equations are numbered by chapter and linked to
+the cells that check them, terms to the glossary, every page carries a stamp, and the repository's address comes from
+settings.ini."""
 import json
 import platform
 import re
@@ -7,14 +8,20 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import glossary
+import paths
+from equations import Index, chapters
 from settings import root, settings
 from sphinx.domains.math import MathDomain
+from sphinx.errors import ExtensionError
 
 # nbdev directive or cell tag -> the tag myst-nb understands. A directive not listed only loses its line.
 TAGS = {"hide": "remove-cell", "default_exp": "remove-cell", "colab": "remove-cell", "echo: false": "remove-input",
         "output: false": "remove-output", "code-fold: true": "hide-input", "eval: false": "skip-execution",
-        "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell"}
-PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution"}
+        "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell",
+        "quiz": "hide-input"}
+PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution",
+           "quiz": "How the questions are made"}
 VERSIONS = ("numpy", "numba", "torch")
 
 
@@ -38,9 +45,25 @@ def translate(notebook):
     return notebook
 
 
+def connect(notebook, chapter, index, terms):
+    "A notebook with links from terms to the glossary, and before code cells the equations they check or implement."
+    cells, prose = notebook["cells"], [c for c in notebook["cells"] if c["cell_type"] == "markdown"]
+    notes = [index.annotation(chapter, k) for k in range(len(cells))]
+    for cell, text in zip(prose, glossary.link(["".join(c["source"]) for c in prose], terms)): cell["source"] = text
+    for k, note in reversed([*enumerate(notes)]):
+        if note: cells.insert(k, {"cell_type": "markdown", "id": f"note-{k}", "metadata": {}, "source": note})
+    return notebook
+
+
 def read_source(app, docname, source):
+    chapter = Path(docname).name
+    if chapter == "equations": source[0] = source[0].replace("<!-- equations -->", app.gn_nb_index.page())
+    if chapter == "paths": source[0] = paths.page(source[0], app.gn_nb_index.books)
+    if chapter == "glossary": source[0] = glossary.page(source[0], app.gn_nb_index.books)
     if Path(app.env.doc2path(docname)).suffix != ".ipynb": return
-    notebook = translate(json.loads(source[0]))
+    notebook = json.loads(source[0])
+    if chapter in app.gn_nb_index.books: notebook = connect(notebook, chapter, app.gn_nb_index, app.gn_nb_terms)
+    notebook = translate(notebook)
     code = [c["metadata"]["tags"] for c in notebook["cells"] if c["cell_type"] == "code"]
     app.env.metadata.setdefault(docname, {})["gn_nb_cells"] = (
         sum("skip-execution" not in tags for tags in code), len(code))
@@ -76,6 +99,15 @@ def stamp(app, pagename, templatename, context, doctree):
     context["body"] += f'<p class="stamp">{" · ".join(parts)}</p>'
 
 
+def at_the_tag(app, pagename, templatename, context, doctree):
+    "Colab opens the notebook of the release that its first cell installs; only editing is done on the branch."
+    cfg = settings()
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "colab" in button.get("url", ""):
+                button["url"] = button["url"].replace(f"/blob/{cfg['branch']}/", f"/blob/v{cfg['version']}/")
+
+
 def configure(app, config):
     cfg = settings()
     config.html_theme_options |= {
@@ -84,6 +116,8 @@ def configure(app, config):
         "use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True}
     config.html_baseurl = cfg["lib_url"] + "/"
     app.gn_nb_commit = commit()
+    app.gn_nb_index, app.gn_nb_terms = Index(chapters(root/"nbs")), glossary.terms(glossary.read(root/"nbs"))
+    if found := [*app.gn_nb_index.problems()]: raise ExtensionError("equations:\n" + "\n".join(found))
 
 
 def setup(app):
@@ -91,4 +125,5 @@ def setup(app):
     app.connect("config-inited", configure, priority=900)
     app.connect("source-read", read_source)
     app.connect("html-page-context", stamp)
+    app.connect("html-page-context", at_the_tag, priority=900)         # after the theme has made its buttons
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,15 +5,22 @@ import nbformat
 from nbdev.clean import nbdev_clean
 from nbdev.config import add_init
 from nbdev.export import nb_export
-from settings import root
+from settings import root, settings
 
-COLAB_CELL = '''\
+# The first cell of every chapter. A bare numba-cuda would bring the libraries of the newest CUDA beside torch's own.
+COLAB_CELL = f'''\
 import sys
 if "google.colab" in sys.modules:  # elsewhere: pip install "gn_nb[lab]"
-    %pip install -q "gn_nb[lab]"
     import torch
-    if not torch.cuda.is_available():
-        print("No GPU: every cell still runs; to time GPU kernels choose Runtime > Change runtime type > T4 GPU.")'''
+    cuda = (torch.version.cuda or "").split(".")[0]  # the compiler of GPU kernels must be for the CUDA of torch
+    extras = {{"12": "lab,cuda12", "13": "lab,cuda13"}}.get(cuda, "lab")
+    %pip install -q "gn_nb[{{extras}}]=={settings()["version"]}"
+    from importlib.metadata import version
+    print(*(f"{{name}} {{version(name)}}" for name in ("gn_nb", "numpy", "numba", "torch")), sep=", ")
+    if torch.cuda.is_available(): print("GPU:", torch.cuda.get_device_name())
+    else: print("No GPU: every cell still runs; to time GPU kernels choose Runtime > Change runtime type > T4 GPU.")'''
+GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}        # metadata: Colab opens these with a card
+ON_GPU = ("08_cuda_steps", "09_cuda")
 
 
 def chapters(): return sorted((root/"nbs").glob("*.ipynb"))
@@ -25,7 +32,7 @@ def export():
     add_init(root/"gn_nb")
 
 
-def cleaned(notebook):
+def cleaned(notebook, name):
     "The notebook without outputs and counts, its first code cell the one that installs the package in Colab."
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
@@ -33,7 +40,7 @@ def cleaned(notebook):
     cell = nbformat.v4.new_code_cell(COLAB_CELL, metadata={"tags": ["colab"]}, id="colab")
     is_colab = first < len(notebook.cells) and "colab" in notebook.cells[first].metadata.get("tags", [])
     notebook.cells[first:first + is_colab] = [cell]
-    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in ("accelerator", "colab")} | {
+    notebook.metadata = (GPU if name in ON_GPU else {}) | {
         "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
@@ -45,14 +52,14 @@ def readme():
     for cell in nbformat.read(root/"nbs/index.ipynb", 4).cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
-            parts.append(re.sub(r"\]\((?=\w+\.ipynb)", "](nbs/", cell.source))
+            parts.append(re.sub(r"\]\((?=\w+\.(?:ipynb|md))", "](nbs/", cell.source))
         elif not {"colab", "figure"} & set(tags):
             parts.append(f"```python\n{cell.source}\n```")
     return "\n\n".join(parts) + "\n"
 
 
 def prepare():
-    for path in chapters(): nbformat.write(cleaned(nbformat.read(path, 4)), path)
+    for path in chapters(): nbformat.write(cleaned(nbformat.read(path, 4), path.stem), path)
     nbdev_clean()
     export()
     (root/"README.md").write_text(readme(), encoding="utf-8")

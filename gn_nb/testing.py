@@ -138,10 +138,10 @@ CASES = (
 def finite_differences(
     f,              # function of one float64 array, returning an array
     x:np.ndarray,   # where to differentiate; not changed
-    v:np.ndarray,   # cotangent, the shape of f(x)
+    w:np.ndarray,   # cotangent, the shape of f(x)
     h:float=5e-6,   # step, near the cube root of float64's unit roundoff
-)->np.ndarray:      # gradient of <v, f(x)> with respect to x, float64, the shape of x
-    "Gradient of <v, f(x)> by central differences, one entry at a time."
+)->np.ndarray:      # gradient of <w, f(x)> with respect to x, float64, the shape of x
+    "Gradient of <w, f(x)> by central differences, one entry at a time."
     x = np.array(x, dtype=np.float64)
     grad = np.empty_like(x)
     for k in np.ndindex(x.shape):
@@ -149,5 +149,5 @@ def finite_differences(
         x[k] = at + h; up = np.array(f(x))         # a copy: f may return its argument
         x[k] = at - h; down = np.array(f(x))
         x[k] = at
-        grad[k] = np.sum(v*(up - down))/(2*h)
+        grad[k] = np.sum(w*(up - down))/(2*h)
     return grad

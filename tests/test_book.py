@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import extension
+import glossary
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -112,10 +113,11 @@ def test_cells_are_counted_for_the_stamp():
     notebook = {"cells": [{"cell_type": "code", "source": s, "metadata": {}} for s in sources]}
     env = SimpleNamespace(metadata={}, doc2path=lambda name: f"{name}.ipynb")
     source = [json.dumps(notebook)]
-    extension.read_source(SimpleNamespace(env=env), "nbs/01_x", source)
+    app = SimpleNamespace(env=env, gn_nb_index=SimpleNamespace(books={}))
+    extension.read_source(app, "nbs/01_x", source)
     assert env.metadata["nbs/01_x"]["gn_nb_cells"] == (1, 3) and "#|" not in source[0]
     text, env.doc2path = ["#| hide"], lambda name: f"{name}.md"
-    extension.read_source(SimpleNamespace(env=env), "nbs/references", text)
+    extension.read_source(app, "nbs/references", text)
     assert text == ["#| hide"]
 
 
@@ -160,7 +162,7 @@ class TestBuiltBook:
         prose = "\n".join("".join(c["source"]) for c in source["cells"] if c["cell_type"] == "markdown")
         assert len(numbers) == len(re.findall(r"\$\$\s*\([\w-]+\)", prose))
         links = [a["href"] for a in page.find_all("a", href=True)]
-        place = f"{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{name}.ipynb"
+        place = f"{cfg['user']}/{cfg['repo']}/blob/v{cfg['version']}/nbs/{name}.ipynb"       # a tag: what pip installs
         assert f"https://colab.research.google.com/github/{place}" in links
         assert any(href.startswith(f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{name}.ipynb") for href in links)
         assert f"{cfg['git_url']}/issues/new" in " ".join(links)
@@ -179,6 +181,26 @@ class TestBuiltBook:
         assert all(f.svg and f.figcaption.get_text(strip=True) for f in figures)
         assert len(article.select("div.cell.tag_solution details")) == sum("solution" in tags for tags in cells)
         assert "google.colab" not in unescape(str(article))                    # the Colab cell is for Colab
+
+    def test_equations_glossary_and_questions(self, pages):
+        article = pages["equations"].select_one("article")
+        numbers = [a.get_text() for a in article.select("dl > dt > a")]
+        assert len(numbers) == len({*numbers}) > 100
+        assert len(article.select("dl > dd a[href*='#check-']")) >= len(numbers)
+        assert len(article.select("dd a[href*='#symbol-']")) > 40
+        for name in CHAPTERS:
+            page = pages[name].select_one("article")
+            equations, notes = page.select("div.math span.eqno"), page.select("span.gn-checks")
+            assert notes or not equations, f"{name}: no cell says what it checks"
+            if name[:2].isdigit() and int(name[:2]) <= 14:
+                quiz, = page.select("div.cell.tag_quiz div.gn-quiz")
+                assert quiz.find_parent("div", class_="cell").select_one("details.hide") is not None
+            source = json.loads((root/f"nbs/{name}.ipynb").read_text(encoding="utf-8"))
+            prose = ["".join(c["source"]) for c in source["cells"] if c["cell_type"] == "markdown"]
+            used = [t for t in glossary.terms(glossary.read(root/"nbs")) if any(glossary.uses(t, s) for s in prose)]
+            links = page.select("a[href^='glossary.html#term-']")
+            if name != "index": assert len(links) == len(used), f"{name}: {len(used)} terms, {len(links)} links"
+        assert len(pages["paths"].select("article table")) == 3
 
     def test_formulas_need_no_network(self, pages):
         script = SITE/"_static/mathjax/tex-chtml.js"

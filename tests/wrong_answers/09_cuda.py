@@ -29,4 +29,41 @@ WRONG = {
         "def blocks_needed(vectors): return 132*math.ceil(25_000/(256*vectors))",        # forgets the 16 bytes
         "def blocks_needed(vectors): return 132*round(25_000/(256*16*vectors))",         # rounds down too
     ],
+    "check_row_sums": [
+        "def row_sums(p):\n"                                                               # no barrier
+        "    share(p, thread(), p.x[block(), thread()])\n"
+        "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
+        "def row_sums(p):\n"                                                               # one thread reads all
+        "    if thread() == 0: p.y[block()] = sum(p.x[block(), t] for t in range(p.threads))",
+        "def row_sums(p):\n"                                                               # all write to one place
+        "    share(p, 0, p.x[block(), thread()])\n"
+        "    barrier()\n"
+        "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
+        "def row_sums(p):\n"                                                               # every block adds row 0
+        "    share(p, thread(), p.x[0, thread()])\n"
+        "    barrier()\n"
+        "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
+    ],
+    "check_all_mean": [
+        "def all_mean(p):\n"                                                               # one exchange
+        "    v = p.x[block(), thread()]\n"
+        "    p.y[block(), thread()] = (v + exchange(p, v, 1))/2 if p.threads > 1 else v",
+        "def all_mean(p):\n"                                                               # always for eight threads
+        "    v = p.x[block(), thread()]\n"
+        "    for mask in (1, 2, 4):\n"
+        "        if mask < p.threads: v = v + exchange(p, v, mask)\n"
+        "    p.y[block(), thread()] = v/8",
+        "def all_mean(p):\n"                                                               # only thread 0 writes
+        "    v, mask = p.x[block(), thread()], 1\n"
+        "    while mask < p.threads: v = v + exchange(p, v, mask); mask *= 2\n"
+        "    if thread() == 0: p.y[block(), 0] = v/p.threads",
+        "def all_mean(p):\n"                                                               # by shared memory
+        "    share(p, thread(), p.x[block(), thread()])\n"
+        "    barrier()\n"
+        "    p.y[block(), thread()] = shared(p, 0, np.empty(p.threads)).mean()",
+        "def all_mean(p):\n"                                                               # its own number is lost
+        "    v, mask = p.x[block(), thread()], 1\n"
+        "    while mask < p.threads: v = exchange(p, v, mask) + exchange(p, v, mask); mask *= 2\n"
+        "    p.y[block(), thread()] = v/p.threads",
+    ],
 }

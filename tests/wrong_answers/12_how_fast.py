@@ -14,4 +14,11 @@ WRONG = {
         "def best_share(group_bytes, cache_bytes): return 1 if group_bytes <= cache_bytes else 3/2",  # upside down
         "def best_share(group_bytes, cache_bytes): return min(1, cache_bytes/group_bytes)",     # a share of the group
     ],
+    "check_break_even": [
+        "def break_even(extra, ours, theirs): return extra*ours",                       # what ours moves meanwhile
+        "def break_even(extra, ours, theirs): return extra*(ours - theirs)",            # rates are not times
+        "def break_even(extra, ours, theirs): return extra/(1/theirs - 1/ours) if ours != theirs else math.inf",  # < 0
+        "def break_even(extra, ours, theirs): return extra/(1/ours - 1/theirs) if ours > theirs else 9",
+        "def break_even(extra, ours, theirs): return extra*ours*theirs/(ours - theirs)",
+    ],
 }
