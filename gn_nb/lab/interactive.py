@@ -8,7 +8,7 @@ __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER',
            'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged', 'aligned',
            'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
-# %% ../../nbs/99_interactive.ipynb #f4344837
+# %% ../../nbs/99_interactive.ipynb #90c10c80
 import contextlib
 import hashlib
 import html
@@ -22,7 +22,7 @@ from .. import cuda, reference
 from .figures import COLORS, Figure
 from ..shapes import sizes
 
-# %% ../../nbs/99_interactive.ipynb #d9be42e6
+# %% ../../nbs/99_interactive.ipynb #277a073e
 PALETTE = [*COLORS.values()]
 
 def fixed(
@@ -69,7 +69,7 @@ function label(x, y, text, anchor, size, more) {
 function clamp(v, low, high) { return Math.min(Math.max(v, low), high); }
 """
 
-# %% ../../nbs/99_interactive.ipynb #f667dac8
+# %% ../../nbs/99_interactive.ipynb #754d71f4
 FRAME = r"""
 document.querySelectorAll('[data-key="KEY"]:not([data-on])').forEach(function (root) {
   const live = root.querySelector(".gn-live"), form = live.querySelector("form");
@@ -163,7 +163,7 @@ STYLE = """
 }
 """.replace("BLUE", COLORS["blue"])
 
-# %% ../../nbs/99_interactive.ipynb #c1342ce5
+# %% ../../nbs/99_interactive.ipynb #5b176a42
 def pills(
     legend:str,
     name:str,        # of the state's entry
@@ -223,7 +223,7 @@ class Interactive(Figure):
             f'<figcaption style="font-size:.9em;margin:.4em 0 0">{self.caption}</figcaption>'
             f'<script>{script}</script></figure>')
 
-# %% ../../nbs/99_interactive.ipynb #ac54a54c
+# %% ../../nbs/99_interactive.ipynb #1fa9c117
 def example(
     N:int, C:int, S:int,
 )->np.ndarray:             # (N, C, S), float64
@@ -231,7 +231,7 @@ def example(
     n, c, p = np.indices((N, C, S))
     return (3*n + 2*c + p % 4).astype(np.float64)
 
-# %% ../../nbs/99_interactive.ipynb #15511301
+# %% ../../nbs/99_interactive.ipynb #b0b05f86
 EPS = 1e-5                                 # under the root
 DIVISORS = {C: [g for g in range(1, C + 1) if C % g == 0] for C in range(1, 9)}
 
@@ -333,7 +333,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #f63deacc
+# %% ../../nbs/99_interactive.ipynb #8b9c2b32
 class Explorer:
     "What the first figure shows in one state, with the numbers of `gn_nb.reference`."
     def __init__(self, state):
@@ -393,7 +393,7 @@ class Explorer:
                 f"μ = {fixed(v['mean'])} and standard deviation σ = {fixed(v['std'])}. Output: "
                 f"({v['x']} − {fixed(v['mean'])})/{fixed(v['std'])} = {fixed(v['output'])}.")
 
-# %% ../../nbs/99_interactive.ipynb #8bdfb341
+# %% ../../nbs/99_interactive.ipynb #7b2d034b
 def explorer(
     norm:str="group",     # one of reference.NORMS
     shape=(2, 8, 4),      # N at most 4, C at most 8, S at most 6
@@ -421,7 +421,7 @@ def explorer(
         f"A tensor of {s.N} samples, {s.C} channels and {s.S} positions as blocks of numbered cells, coloured by index "
         f"set; the set of one cell is drawn strongly. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #5a00ad3f
+# %% ../../nbs/99_interactive.ipynb #3103d766
 def errors(
     b:int,             # images of the batch
     D:int,             # channels of a group
@@ -438,7 +438,7 @@ def errors(
     found = dict(batch=one(0., A/b), group=group(D), layer=group(C))
     return {**found, "crossing": A/found["group"]["error"], "layer_crossing": A/found["layer"]["error"]}
 
-# %% ../../nbs/99_interactive.ipynb #e9d60c11
+# %% ../../nbs/99_interactive.ipynb #d9722ed2
 TRADEOFF = r"""
 const start = config.start, {A, B, sigma2, C, low, high} = config;
 const sizes = [...Array(C).keys()].map(k => k + 1).filter(D => C % D === 0);
@@ -530,7 +530,7 @@ function text(s) {
 function move(s, key) { return null; }
 """
 
-# %% ../../nbs/99_interactive.ipynb #d1fbaf4a
+# %% ../../nbs/99_interactive.ipynb #adff5d32
 BATCHES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
 METHODS = dict(batch=COLORS["blue"], group=COLORS["red"], layer=COLORS["purple"])
 
@@ -614,7 +614,7 @@ class Tradeoff:
                 + (f"The crossing, {meet}, lies below one image: a batch of any size is better." if first == 1 else
                    f"Batch and group cross at {meet}: from {first} images on the batch is better."))
 
-# %% ../../nbs/99_interactive.ipynb #8d31f668
+# %% ../../nbs/99_interactive.ipynb #727b35bc
 def tradeoff(
     A:float,           # variance of one image's mean of a channel
     B:float,           # covariance of two such means
@@ -647,7 +647,7 @@ def tradeoff(
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
         f"are level; a ring marks where batch and group cross. Right, their variance and squared bias. {first.text()}")
 
-# %% ../../nbs/99_interactive.ipynb #e38b24ef
+# %% ../../nbs/99_interactive.ipynb #b3fa8e9c
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "put", "exchange", "share",
@@ -704,7 +704,7 @@ def logged():
     finally:
         for name, word in plain.items(): setattr(cuda, name, word)
 
-# %% ../../nbs/99_interactive.ipynb #e3f2f36b
+# %% ../../nbs/99_interactive.ipynb #fac5c484
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
@@ -741,7 +741,7 @@ def performed(
     y = y.reshape(x.shape)
     return plan, named, y.swapaxes(1, 2) if rows else y, mean.sum(0)
 
-# %% ../../nbs/99_interactive.ipynb #65efb2be
+# %% ../../nbs/99_interactive.ipynb #e24f519b
 STAGES = "load", "reduce", "broadcast", "store"
 
 def short(v)->str:
@@ -873,7 +873,7 @@ def story(tier:str)->dict:
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
 
-# %% ../../nbs/99_interactive.ipynb #c1237d1d
+# %% ../../nbs/99_interactive.ipynb #1d83c626
 KERNEL = r"""
 const start = config.start, STAGES = config.stages;
 function tier(s) { return config.tiers[Number(s.tier)]; }
@@ -990,7 +990,7 @@ function move(s, key) {
 }
 """
 
-# %% ../../nbs/99_interactive.ipynb #e1dd1ea5
+# %% ../../nbs/99_interactive.ipynb #b315cd65
 class KernelView:
     "What the third figure shows in one state; `config` as the script has it."
     def __init__(self, config, state):
@@ -1103,7 +1103,7 @@ class KernelView:
         return (f"Step {self.state['step'] + 1} of {len(self.t['steps'])}, {STAGES[self.now['stage']]}. "
                 f"{self.now['words']} The chosen vector, {where}, {held}")
 
-# %% ../../nbs/99_interactive.ipynb #a0e8da09
+# %% ../../nbs/99_interactive.ipynb #b7ad4ce2
 def kernel_view(
     tier:str="a block",   # one of TIERS, shown first
     step:int=1,           # counted from 0
