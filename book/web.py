@@ -1,5 +1,5 @@
-"""Sphinx extension: what the site has for those who come from elsewhere. Each page has a description and a card, the site
-a map, a first page that leads on, and a page for addresses that do not exist; no page loads what it does not use."""
+"""Sphinx extension: what the site has for those who come from elsewhere. Each page has a description and a card, the
+site a map, a first page that leads on, a page for addresses that do not exist; no page loads what it does not use."""
 import re
 from html import escape
 from xml.etree import ElementTree
@@ -57,19 +57,19 @@ def card(path):
 
     from gn_nb.lab.figures import COLORS, cube
     from gn_nb.reference import index_sets
-    fig = plt.figure(figsize=(CARD[0]/100, CARD[1]/100), dpi=100, facecolor="white")
+    fig = plt.figure(figsize=(CARD[0]/100, CARD[1]/100), dpi=100, facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1), xlim=(0, CARD[0]), ylim=(CARD[1], 0)); ax.axis("off")
-    ax.text(70, 120, settings()["title"], fontsize=50, color="#16191d", weight="bold", va="center")
-    ax.text(70, 200, "derived, tested and made fast:\na textbook whose notebooks are the package", fontsize=25,
+    ax.text(70, 140, settings()["title"], fontsize=50, color="#16191d", weight="bold", va="center")
+    ax.text(70, 232, "derived, tested and made fast:\na textbook whose notebooks are the package", fontsize=25,
             color="#3d444d", va="center", linespacing=1.4)
     for k, kind in enumerate(("batch", "layer", "instance", "group")):
         x = 70 + 272*k
-        faces, width, height = cube(index_sets((4, 8, 5), kind, *[2]*(kind == "group")), x, 320, 24)
+        faces, *_ = cube(index_sets((4, 8, 5), kind, *[2]*(kind == "group")), x, 370, 24)
         for face in map(ElementTree.fromstring, faces):
             points = [tuple(map(float, p.split(","))) for p in face.get("points").split()]
             ax.add_patch(Polygon(points, facecolor=face.get("fill"), alpha=float(face.get("fill-opacity")), lw=0))
             ax.add_patch(Polygon(points, fill=False, edgecolor="#16191d", lw=.8))
-        ax.text(x, 310, kind, fontsize=20, color=COLORS["blue"] if kind == "group" else "#3d444d")
+        ax.text(x, 358, kind, fontsize=20, color=COLORS["blue"] if kind == "group" else "#3d444d")
     fig.savefig(path, metadata={"Software": None}); plt.close(fig)
 
 
@@ -79,13 +79,15 @@ def finish(app, exception):
     out, cfg = app.builder.outdir, settings()
     card(out/"_static/card.png")
     places = "".join(f"\n  <url><loc>{cfg['lib_url']}/{name}.html</loc></url>" for name in sorted(app.env.found_docs))
-    (out/"sitemap.xml").write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/'
-                                   f'sitemap/0.9">{places}\n</urlset>\n', encoding="utf-8")
+    (out/"sitemap.xml").write_text('<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns='
+                                   f'"http://www.sitemaps.org/schemas/sitemap/0.9">{places}\n</urlset>\n',
+                                   encoding="utf-8")
     front = f"{app.config.root_doc}.html"
     (out/"index.html").write_text(
         f'<!DOCTYPE html>\n<html lang="{app.config.language}">\n  <head>\n    <meta charset="utf-8" />\n'
         f'    <title>{cfg["title"]}</title>{meta(cfg["title"], cfg["description"], cfg["lib_url"] + "/")}\n'
-        f'    <link rel="canonical" href="{cfg["lib_url"]}/{front}" />\n    <link rel="icon" href="_static/favicon.svg" />\n'
+        f'    <link rel="canonical" href="{cfg["lib_url"]}/{front}" />\n'
+        f'    <link rel="icon" href="_static/favicon.svg" />\n'
         f'    <meta http-equiv="refresh" content="0; url={front}" />\n  </head>\n'
         f'  <body><p><a href="{front}">{cfg["title"]}</a></p></body>\n</html>\n', encoding="utf-8")
     page = out/"404.html"        # shown at any depth, so its own links must not depend on where it is shown

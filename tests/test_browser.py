@@ -1,4 +1,4 @@
-"""The site as its readers meet it: every page in a chromium, light and dark, wide and narrow, with keys instead of a mouse.
+"""The site as its readers meet it: every page in a chromium, light and dark, wide and narrow, by keyboard.
 
 What can be read off the HTML alone is in book/check.py; here is what only shows when styles and scripts have run.
 """
@@ -24,6 +24,7 @@ HEAVY = 1.5e6                                          # bytes of a page with al
 PAGES = sorted(str(p.relative_to(SITE)) for p in SITE.rglob("*.html")
                if not {"_static", "_sources"} & {*p.relative_to(SITE).parts})
 CHAPTERS = [p for p in PAGES if p.startswith("nbs/")]
+FRONT = "nbs/index.html"
 
 
 @lru_cache(None)
@@ -66,15 +67,16 @@ def site():
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
+        browser = p.chromium.launch(executable_path=chromium(), args=[
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])          # no network
         yield browser
         browser.close()
 
 
 class Tab:
     "One page of a browser, with a list of what went wrong since it was opened: `tab.noise`."
-    def __init__(self, browser, width, theme="light", **more):
-        self.context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]}, color_scheme=theme, **more)
+    def __init__(self, browser, width, theme="light"):
+        self.context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]}, color_scheme=theme)
         self.page, self.noise = self.context.new_page(), []
         def hear(event, text): self.page.on(event, lambda it: self.noise.append(text(it)) if text(it) else None)
         hear("console", lambda m: m.type in ("error", "warning") and f"console: {m.text}")
@@ -99,13 +101,126 @@ def tabs(browser):
     for tab in tabs.values(): tab.context.close()
 
 
+def unfold(page):
+    "Open every fold with the keyboard."
+    for summary in page.query_selector_all("article details:not([open]) > summary"):
+        summary.focus()
+        page.keyboard.press("Enter")
+    closed = page.evaluate("[...document.querySelectorAll('article details')].filter(e => !e.open).length")
+    assert closed == 0, f"{closed} folds stay closed"
+
+
+def slide(page):
+    "Move every slider of every interactive figure with an arrow key: what it says must change."
+    for figure in page.query_selector_all(".gn-interactive"):
+        name, live = figure.get_attribute("data-figure"), figure.query_selector("[aria-live]")
+        sliders = figure.query_selector_all("input[type=range]:enabled")
+        assert name and live and sliders, f"{name}: an interactive figure needs a name, sliders and a text"
+        for slider in sliders:
+            said = live.inner_text()
+            assert said, name
+            slider.focus()
+            page.keyboard.press("ArrowLeft" if slider.evaluate("e => e.value === e.max") else "ArrowRight")
+            assert live.inner_text() != said, f"{name}: {slider.get_attribute('name')} moved, and the text stayed"
+
+
+def answer(page):
+    "Choose every answer of every quiz with the keyboard: each must be explained."
+    for quiz in page.query_selector_all(".gn-quiz"):
+        for question in quiz.query_selector_all("fieldset"):
+            choices = question.query_selector_all("input[type=radio], button")
+            assert len(choices) > 1, question.inner_text()
+            for choice in choices:
+                choice.focus()
+                page.keyboard.press("Space")
+                live = question.query_selector("[aria-live]") or quiz.query_selector("[aria-live]")
+                assert live and live.inner_text().strip(), f"not explained: {question.inner_text()}"
+
+
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [p for p in PAGES if p != "index.html"])
 def test_page(tabs, site, name, width, theme):
     tab = tabs[width, theme]
     page = tab.open(site + name)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
+    if (width, theme) == (1280, "light"):                      # keys do the same in all of them
+        for use in (unfold, slide, answer): use(page)
+    page.evaluate("document.querySelectorAll('article details').forEach(e => e.open = true)")
     assert page.evaluate(LOOK) + tab.noise == []
     weight = page.evaluate("performance.getEntries().reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)")
     assert 1e4 < weight < HEAVY, f"{weight} bytes"
+
+
+def test_the_root_leads_to_the_front_page(tabs, site):
+    tab = tabs[1280, "light"]
+    tab.page.goto(site)
+    tab.page.wait_for_url(site + FRONT)
+    assert not tab.noise
+
+
+def test_a_missing_page_says_so_at_any_depth(tabs, site):
+    tab = tabs[390, "light"]
+    page = tab.open(site + "nbs/deep/gone.html")
+    assert page.inner_text("h1").startswith("No such page") and page.evaluate(LOOK) == []
+    assert len(tab.noise) == 2 and all("404" in noise for noise in tab.noise), tab.noise        # the page itself
+    page.click("article a[href$='nbs/index.html']")
+    page.wait_for_url(site + FRONT)
+
+
+def test_the_front_page_is_there_in_a_second(browser):
+    "From the disk, nothing in the browser's cache; the best of a few, for the machine may do other things too."
+    times = []
+    while len(times) < 8 and not (times and min(times) < 1000):
+        tab = Tab(browser, 1280)
+        tab.page.goto((SITE/FRONT).as_uri(), wait_until="load")
+        times.append(tab.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+        tab.context.close()
+        assert tab.noise == []
+    assert 0 < min(times) < 1000, f"{times} ms"
+
+
+# what has the focus: where it is, whether it is seen, and whether it looks different from the same without focus
+FOCUS = """() => {
+  const e = document.activeElement, r = e.getBoundingClientRect(), s = getComputedStyle(e);
+  const places = {skip: ".skip-link", search: ".search-button-field, .search-button", nav: ".bd-sidebar-primary",
+                  header: ".bd-header-article", article: "article", contents: ".bd-sidebar-secondary"};
+  const place = Object.keys(places).find(k => e.closest(places[k])) || e.tagName;
+  const seen = e.checkVisibility() && r.width > 1 && r.right > 0 && r.bottom > 0
+    && r.left < innerWidth && r.top < innerHeight;
+  const ring = s.outlineStyle !== "none" || s.boxShadow !== "none";
+  return [place, seen && ring, (e.innerText || e.getAttribute("aria-label") || e.className).slice(0, 40)];
+}"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_tab_key_goes_through_the_page_in_its_order(tabs, site, width):
+    page = tabs[width, "light"].open(site + "nbs/06_numerics.html")
+    order = []
+    while len(order) < 200 and [place for place, *_ in order].count("article") < 5:
+        page.keyboard.press("Tab")
+        order.append(page.evaluate(FOCUS))
+    places = [*dict.fromkeys(place for place, *_ in order)]
+    assert places == ["skip", "search", "nav", "header", "article"] if width == 1280 else ["skip", "header", "article"]
+    assert [focus for focus in order if not focus[1]] == []
+    page.keyboard.press("Home")
+    page.focus(".skip-link a")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_search_finds_a_word(tabs, site, width):
+    "By the keyboard, from the front page."
+    tab = tabs[width, "dark"]
+    page = tab.open(site + FRONT)
+    page.keyboard.press("Control+k")
+    page.keyboard.type("cancellation")
+    page.keyboard.press("Enter")
+    page.wait_for_url(site + "search.html?q=cancellation")
+    page.wait_for_selector("ul.search li a[href*='06_numerics.html']")
+    assert page.evaluate(LOOK) + tab.noise == []
+    page.click("ul.search li a[href*='06_numerics.html']")
+    page.wait_for_url(site + "nbs/06_numerics.html*")
+    assert "ancellation" in page.inner_text("article")
