@@ -47,7 +47,13 @@ def convert(app, pagename, templatename, context, doctree):
     if app.builder.name == "epub" and "body" in context: context["body"] = READER.xml(context["body"])
 
 
+def plain(app):
+    "Nothing is launched from an e-reader."
+    if app.builder.name == "epub": app.config.html_theme_options.pop("launch_buttons", None)
+
+
 def setup(app):
+    app.connect("builder-inited", plain)
     app.connect("html-page-context", convert, priority=990)
     app.connect("build-finished", lambda app, exception: READER.close())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
