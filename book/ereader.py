@@ -6,7 +6,7 @@ from browser import chromium
 from settings import root
 
 PAGE = f"<script src='{(root/'book/static/mathjax/tex-chtml.js').as_uri()}'></script>"
-# the page's formulas by MathJax's own TeX, its folds open, its scripts and controls away, its HTML as XML
+# formulas by MathJax's own TeX, solutions open, code of figures and checkers and all that reacts away, HTML as XML
 TO_XML = r"""html => {
   const body = new DOMParser().parseFromString(html, "text/html").body;
   for (const e of body.querySelectorAll("span.math, div.math")) {
@@ -15,7 +15,8 @@ TO_XML = r"""html => {
     const math = new DOMParser().parseFromString(MathJax.tex2mml(tex, {display}), "text/html").body.firstElementChild;
     e.replaceChildren(...(number ? [number] : []), math);
   }
-  for (const e of body.querySelectorAll("script, form, button, .gn-live, .headerlink")) e.remove();
+  const gone = "script, form, button, .gn-live, .headerlink, div.cell:not(.tag_solution) details.hide";
+  for (const e of body.querySelectorAll(gone)) e.remove();
   for (const e of body.querySelectorAll("details")) e.open = true;
   return [...body.childNodes].map(e => new XMLSerializer().serializeToString(e)).join("");
 }"""

@@ -30,7 +30,7 @@
     if (!seen(e) || e.type === "hidden") continue;
     const own = e.getAttribute("aria-label") || e.title || words(e) || e.querySelector("img[alt], svg[aria-label]");
     const by = [...(e.labels || [])].some(l => words(l)) || document.getElementById(e.getAttribute("aria-labelledby"));
-    if (!own && !by) found.add(`without a name: ${name(e)}`);
+    if (!own && !by) found.add(`without a name: ${name(e)} ${e.name ?? ""}`);
   }
   for (const e of document.querySelectorAll("[tabindex]")) if (e.tabIndex > 0) found.add(`jumps the order of tabs: ${name(e)}`);
 
