@@ -14,10 +14,10 @@ LOST = """<h1>No such page</h1>
 <a href="nbs/index.html">its front page</a>, which has the map of chapters.</p>"""
 
 
-def description(doctree):
-    "The sentence under a page's title, or the book's."
+def description(doctree, title):
+    "The sentence under a page's title, or else its title and the book's."
     quote = next(doctree.findall(nodes.block_quote), None) if doctree else None
-    return " ".join((quote.astext() if quote else settings()["description"]).split())
+    return " ".join((quote.astext() if quote else f"{title}. {settings()['description']}").split())
 
 
 def meta(title, text, address):
@@ -37,7 +37,7 @@ def lighten(app, pagename, templatename, context, doctree):
     if app.builder.format != "html" or app.builder.name == "epub": return
     address = f"{settings()['lib_url']}/{pagename}.html"
     title = re.sub("<.*?>", "", context.get("title") or settings()["title"])
-    context["metatags"] = context.get("metatags", "") + meta(title, description(doctree), address)
+    context["metatags"] = context.get("metatags", "") + meta(title, description(doctree, title), address)
     def used(file):
         text = f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}"
         formulas = app.builder.name == "singlehtml" or 'class="math' in context.get("body", "")
