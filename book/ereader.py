@@ -49,8 +49,11 @@ def convert(app, pagename, templatename, context, doctree):
 
 
 def plain(app):
-    "Nothing is launched from an e-reader."
-    if app.builder.name == "epub": app.config.html_theme_options.pop("launch_buttons", None)
+    "Nothing is launched from an e-reader, and it needs no MathJax."
+    if app.builder.name != "epub": return
+    app.config.html_theme_options.pop("launch_buttons", None)
+    static = root/"book/static"
+    app.config.epub_exclude_files = [f"_static/{p.relative_to(static)}" for p in (static/"mathjax").rglob("*")]
 
 
 def setup(app):
