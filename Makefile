@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test prepare bench bench-models gpu gpu-lab colab serve clean help
+.PHONY: book test browser epub onepage pdf prepare bench bench-models gpu gpu-lab colab serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -23,10 +23,16 @@ test: $(STAMP)  ## everything that proves the project (builds the book first: it
 	@$(PY) book/build.py --quiet
 	@$(PY) -m pytest
 
+browser: $(STAMP)  ## a chromium for the tests of the site and for the PDF, where none is: Debian's package, as root
+	@$(PY) book/browser.py
+
 prepare: $(STAMP)  ## before a commit: clean, export, README, lint, quick tests
 	@$(PY) book/prepare.py
 	@$(VENV)/bin/ruff check
 	@$(PY) -m pytest -m quick
+
+epub onepage pdf: book  ## the book to take along: _build/epub/book.epub, _build/singlehtml, _build/pdf/book.pdf
+	@$(PY) book/offline.py $@
 
 $(PEERS): $(STAMP)
 	@echo "installing what the benchmark compares with ..."
@@ -64,4 +70,4 @@ clean:  ## remove what was built, keep .venv
 	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/'
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## */  make \1\t/'

@@ -22,6 +22,15 @@ def key():
     return hashlib.sha256(b"".join(f.read_bytes() for f in files) + sys.version.encode()).hexdigest()
 
 
+def sphinx(*options):
+    "Run jupyter-book on the whole book; the exit status. Chapters that have not changed come executed from the cache."
+    profile = root/"_build/ipython/profile_default"        # of our own: nobody's startup files, and errors only
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile/"ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going", *options]
+    return subprocess.run(command, cwd=root, env=os.environ | {"IPYTHONDIR": str(profile.parent)}).returncode
+
+
 def build(quiet):
     "Build the site; the exit status: 0 only if every cell ran, nothing warned and every page passes its checks."
     start = time.perf_counter()
@@ -32,12 +41,7 @@ def build(quiet):
         keyfile.parent.mkdir(exist_ok=True)
         keyfile.write_text(key())
     for old in (root/"_build/.doctrees", SITE): shutil.rmtree(old, ignore_errors=True)
-    profile = root/"_build/ipython/profile_default"        # of our own: nobody's startup files, and errors only
-    profile.mkdir(parents=True, exist_ok=True)
-    (profile/"ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going"]
-    env = os.environ | {"IPYTHONDIR": str(profile.parent)}
-    status = subprocess.run(command + ["-q"]*quiet, cwd=root, env=env).returncode
+    status = sphinx(*["-q"]*quiet)
     if status: return status
     found = problems(SITE)
     for problem in found: print(problem, file=sys.stderr)

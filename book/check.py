@@ -5,17 +5,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
-from settings import root
+from settings import root, settings
 
 LOADS = dict.fromkeys(("script", "img", "iframe", "source", "video", "audio", "embed"), "src")
+BASE = settings()["doc_baseurl"] + "/"
 PASSIVE = {"canonical", "search", "next", "prev", "author", "index", "edit"}   # link relations that load nothing
 
 
 def is_foreign(address): return bool(urlsplit(address).netloc)
 
 
-def page_problems(page, text, ids):
-    "The problems of one page; ids: {page: set of its anchors} of the whole site."
+def page_problems(page, text, ids, site):
+    "The problems of one page; ids: {page: set of its anchors} of the whole site, a folder."
     soup = BeautifulSoup(text, "html.parser")
     for tag, attribute in LOADS.items():
         for node in soup.find_all(tag):
@@ -40,7 +41,9 @@ def page_problems(page, text, ids):
     for node in soup.find_all("a", href=True):
         address = urlsplit(node["href"])
         if address.scheme or address.netloc: continue
-        target = (page.parent/unquote(address.path)).resolve() if address.path else page
+        place = unquote(address.path)
+        if place.startswith(BASE): place = site/place.removeprefix(BASE)           # from the top of the published site
+        target = (page.parent/place).resolve() if address.path else page
         if target.is_dir(): target /= "index.html"
         if not target.exists(): yield f"dead link: {node['href']}"
         elif address.fragment and target in ids and unquote(address.fragment) not in ids[target]:
@@ -52,8 +55,9 @@ def problems(site):
     pages = {page.resolve(): page.read_text(encoding="utf-8") for page in sorted(Path(site).rglob("*.html"))
              if "_static" not in page.parts and "_sources" not in page.parts}
     ids = {page: set(re.findall(r"""\b(?:id|name)=["']([^"']+)""", text)) | {"", "top"} for page, text in pages.items()}
-    found = [f"{page.relative_to(Path(site).resolve())}: {problem}"
-             for page, text in pages.items() for problem in dict.fromkeys(page_problems(page, text, ids))]
+    top = Path(site).resolve()
+    found = [f"{page.relative_to(top)}: {problem}"
+             for page, text in pages.items() for problem in dict.fromkeys(page_problems(page, text, ids, top))]
     return found if pages else [f"{site}: no pages"]
 
 

@@ -114,7 +114,7 @@ def configure(app, config):
         "repository_url": cfg["git_url"], "repository_branch": cfg["branch"], "path_to_docs": "",
         "navbar_persistent": [],          # the sidebar has the search field
         "use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True}
-    config.html_baseurl = cfg["lib_url"] + "/"
+    config.html_baseurl, config.version = cfg["lib_url"] + "/", cfg["version"]
     app.gn_nb_commit = commit()
     app.gn_nb_index, app.gn_nb_terms = Index(chapters(root/"nbs")), glossary.terms(glossary.read(root/"nbs"))
     if found := [*app.gn_nb_index.problems()]: raise ExtensionError("equations:\n" + "\n".join(found))

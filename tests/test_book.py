@@ -10,7 +10,8 @@ import glossary
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from check import problems
+from check import BASE, problems
+from PIL import Image
 from settings import root, settings
 
 SITE = root/"_build/html"
@@ -18,7 +19,9 @@ GOOD = """<html><head><link rel="stylesheet" href="a.css"><link rel="canonical" 
 <script src="a.js"></script><style>p {background: url(data:image/png;base64,AA)}</style></head>
 <body><article id="top-of-it"><p>Seen <a href="https://elsewhere.org">elsewhere</a>, <a href="#top-of-it">above</a>,
 <a href="other.html#there">there</a>, <a href="sub/">a folder</a>, <a href="mailto:a@b.org">mail</a>,
-<a href="other.html?x=1">a query</a>, <a href="#">the top</a>.</p><img src="a.png" alt="Two curves that cross at 4">
+<a href="other.html?x=1">a query</a>,
+<a href="BASEother.html">from the top</a>, <a href="#">the top</a>.</p>
+<img src="a.png" alt="Two curves that cross at 4">
 <div class="highlight"><pre>x = 1  #| not a directive</pre></div><div class="output">Traceback is a word</div>
 <figure><svg role="img" aria-label="Three boxes"></svg></figure>
 <figure><div role="img" aria-label="Two boxes"><svg></svg><svg></svg></div></figure></article></body></html>"""
@@ -30,7 +33,8 @@ def site(tmp_path):
     (tmp_path/"sub").mkdir()
     for name in ("other.html", "sub/index.html"): (tmp_path/name).write_text("<h1 id='there'>There</h1>")
     def write(extra="", head=""):
-        page = GOOD.replace("</article>", extra + "</article>").replace("</head>", head + "</head>")
+        page = GOOD.replace("BASE", BASE).replace("</article>", extra + "</article>")
+        page = page.replace("</head>", head + "</head>")
         (tmp_path/"page.html").write_text(page)
         return problems(tmp_path)
     return write
@@ -67,7 +71,9 @@ def test_a_good_page_has_no_problem(site): assert site() == []
     ('<a href="../outside.html">x</a>', "dead link: ../outside.html"),
     ('<a href="nowhere/">x</a>', "dead link: nowhere/"),
     ('<a href="other.html#nowhere">x</a>', "dead anchor: other.html#nowhere"),
-    ('<a href="#nowhere">x</a>', "dead anchor: #nowhere")])
+    ('<a href="#nowhere">x</a>', "dead anchor: #nowhere"),
+    (f'<a href="{BASE}gone.html">x</a>', f"dead link: {BASE}gone.html"),
+    ('<a href="/other.html">x</a>', "dead link: /other.html")])
 def test_each_problem_is_seen(site, extra, found): assert site(extra) == [f"page.html: {found}"]
 
 
@@ -202,11 +208,33 @@ class TestBuiltBook:
             if name != "index": assert len(links) == len(used), f"{name}: {len(used)} terms, {len(links)} links"
         assert len(pages["paths"].select("article table")) == 3
 
+    def test_is_described_to_those_who_link_to_it(self, pages):
+        seen = {}
+        for name, page in pages.items():
+            meta = {m.get("name") or m.get("property"): m["content"] for m in page.select("meta[content]")}
+            assert meta["description"] == meta["og:description"] and 20 < len(meta["description"]) < 320, name
+            assert meta["og:title"] in page.select_one("article h1").get_text()
+            assert meta["og:url"] == page.select_one("[rel=canonical]")["href"]
+            assert meta["og:image"] == f"{settings()['lib_url']}/_static/card.png"
+            seen.setdefault(meta["description"], []).append(name)
+        assert {*map(len, seen.values())} == {1}, "a description for each page"
+        with Image.open(SITE/"_static/card.png") as card:
+            assert card.size == (1200, 630) and len(card.getcolors(1 << 20)) > 20
+
+    def test_has_a_map_and_a_page_for_what_is_missing(self, pages):
+        places = re.findall(r"<loc>(.*?)</loc>", (SITE/"sitemap.xml").read_text(encoding="utf-8"))
+        assert places == sorted(f"{settings()['lib_url']}/nbs/{name}.html" for name in pages)
+        lost = BeautifulSoup((SITE/"404.html").read_text(encoding="utf-8"), "html.parser")
+        for node in lost.select("script[src], link[rel=stylesheet], a[href], form[action]"):       # at any depth
+            address = node.get("src") or node.get("href") or node.get("action")
+            assert address.startswith((BASE, "#", "https://")), address
+        assert 'href="nbs/index.html"' in (SITE/"index.html").read_text(encoding="utf-8")
+
     def test_formulas_need_no_network(self, pages):
         script = SITE/"_static/mathjax/tex-chtml.js"
         assert script.stat().st_size > 5e5 and len([*script.parent.rglob("MathJax_*.woff")]) > 20
         with_formulas = [name for name, page in pages.items() if page.select("span.math, div.math")]
-        assert len(with_formulas) > 3
+        assert len(with_formulas) > 3 and not pages["index"].select("script[src*=mathjax]")       # nor load it in vain
         for name in with_formulas:
             loaded = [s["src"] for s in pages[name].find_all("script", src=True) if "mathjax" in s["src"].lower()]
             assert loaded and all((SITE/"nbs"/src.split("?")[0]).resolve() == script for src in loaded), name
