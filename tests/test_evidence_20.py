@@ -1,4 +1,6 @@
 "Chapter 20: its sweeps are sound, its statistics are right, its verdicts follow from records both ways."
+import json
+
 import numpy as np
 import pytest
 
@@ -6,19 +8,21 @@ from gn_nb.lab import batch_size as chapter
 from gn_nb.lab.batch_size import NORMS, bootstrap, crossing, error_table, rate_of, verdicts
 from gn_nb.lab.evidence import check_verdict
 from gn_nb.lab.models import build
-from gn_nb.lab.sweep import append, key, record
+from gn_nb.lab.sweep import key, record
 from gn_nb.lab.train import check_config
 
 pytestmark = pytest.mark.quick
 
 
-def made_up(path, name, configs, error_of, **more):
-    "A file of records in which a config has the error, in per cent, that `error_of` says."
+def made_up(path, name, configs, error_of, more=lambda c: {}):
+    "A file of records in which a config has the error, in per cent, that `error_of` says, and what `more` adds."
     (path/"results").mkdir(exist_ok=True)
+    like, lines = record(configs[0], {"status": "done"}), []
     for c in configs:
         e = error_of(c)/100
         parts = {part: {"error": e, "loss": e} for part in ("val", "test")}
-        append(path/"results"/f"{name}.jsonl", record(c, {"status": "done", "final": {"running": parts}} | more))
+        lines.append(json.dumps(like | {"key": key(c), "config": c, "final": {"running": parts}} | more(c)))
+    (path/"results"/f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def by_method(values, spread=.1):
@@ -38,13 +42,13 @@ def test_sweeps_are_valid_and_balanced(name):
     assert seeds == sorted(seeds)                            # stopped anywhere, every method has nearly as many seeds
     for c in configs:
         check_config(c)
-        build(**c["model"], norm=c["norm"], channels=1 if c["data"]["name"] == "digits" else 3)
         assert c["train"]["batch_size"] % c["norm"].get("ghost", 1) == 0
+    for c in {json.dumps([c["model"], c["norm"]]): c for c in configs}.values(): build(**c["model"], norm=c["norm"])
 
 
 def test_sizes_of_sweeps():
     sizes = {name: len(f()) for name, f in chapter.SWEEPS.items()}
-    assert sizes == {"batch-size-tune": 8*3*2, "batch-size": 11*10, "batch-size-paper": 2*4*10,
+    assert sizes == {"batch-size-tune": 8*3*2, "batch-size": 10*10, "batch-size-paper": 2*4*10,
                      "batch-size-cifar": 4*2*5, "batch-size-gpu": 12*3*5}
 
 
@@ -76,11 +80,11 @@ def test_crossing_against_direct_search():
 def test_bootstrap_holds_the_truth_as_often_as_it_says():
     rng, held = np.random.default_rng(1), 0
     truth = np.array([3., 1., -1.])                          # crosses at b = 2**1.5
-    for _ in range(200):
+    for _ in range(100):
         above = truth + rng.standard_normal((10, 1))
-        _, low, high = bootstrap([1, 2, 4], above, np.zeros(10), times=300)
+        _, low, high = bootstrap([1, 2, 4], above, np.zeros(10), times=200)
         held += low <= 2**1.5 <= high
-    assert 170 <= held <= 198
+    assert 84 <= held <= 100
 
 
 def test_error_table_takes_common_seeds(tmp_path, monkeypatch):
@@ -102,19 +106,18 @@ def test_best_rates_takes_the_mean_over_both_splits(tmp_path, monkeypatch):
 def words(tmp_path, monkeypatch, values, slope=0.):
     made_up(tmp_path, "batch-size", chapter.clean(), by_method(values))
     made_up(tmp_path, "batch-size-paper", chapter.paper_mode(),
-            lambda c: 10 + slope*np.log2(c["train"]["batch_size"]) + by_method(lambda n: 0., .1)(c))
+            lambda c: 10 + slope*np.log2(c["train"]["batch_size"]) + by_method(lambda n: 0.)(c))
     monkeypatch.chdir(tmp_path)
     found = verdicts()
     assert all(check_verdict(v).chapter == "20_batch_size" for v in found)
     return [v.word for v in found]
 
 
-def test_verdicts_on_the_paper_s_own_curve(tmp_path, monkeypatch):
-    bn = {1: 45., 2: 34.7, 4: 27.3, 8: 24.8, 16: 23.7, 32: 23.6, 64: 23.6}
+def test_verdicts_where_all_holds(tmp_path, monkeypatch):
+    bn = {1: 45., 2: 36., 4: 30., 16: 25., 64: 23.9}
     found = words(tmp_path, monkeypatch,
                   lambda n: bn[int(n[8:])] if n[:2] == "BN" else 24.1 if n == "GN" else 26.)
-    assert found == ["holds", "holds", "does not hold here", "does not hold here", "holds", "holds"] or (
-        found[2] == "holds" and found[3] == "does not hold here")      # half a point is the margin itself
+    assert found == ["holds", "holds", "holds", "does not hold here", "holds", "holds"]      # they cross at 50
 
 
 def test_verdicts_on_the_opposite(tmp_path, monkeypatch):

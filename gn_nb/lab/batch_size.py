@@ -8,7 +8,7 @@ __all__ = ['NORMS', 'RATES', 'SEEDS', 'SWEEPS', 'CIFAR_NAMES', 'MARGIN', 'crossi
            'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain', 'judge_better', 'together',
            'paper_slopes', 'said', 'verdicts']
 
-# %% ../../nbs/20_batch_size.ipynb #ac908359
+# %% ../../nbs/20_batch_size.ipynb #23763e7c
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from .evidence import Verdict, by_seed, error, recorded, slopes
 from .figures import compare, holm, interval
 from .sweep import grid, tuned
 
-# %% ../../nbs/20_batch_size.ipynb #e441313d
+# %% ../../nbs/20_batch_size.ipynb #b4bc7b0a
 def crossing(
     b,        # (points,), rising
     above,    # (points,): error of a method that depends on b
@@ -32,7 +32,7 @@ def crossing(
     k = worse[-1]
     return float(2**(x[k] + (x[k + 1] - x[k])*d[k]/(d[k] - d[k + 1])))
 
-# %% ../../nbs/20_batch_size.ipynb #6b3659fd
+# %% ../../nbs/20_batch_size.ipynb #e47b4e04
 NORMS = {**{f"BN, b = {b}": {"name": "bn", "ghost": b} for b in (1, 2, 4, 8, 16, 32, 64)},
          "GN": {"name": "gn", "num_groups": 4},
          "GN+WS": {"name": "gn", "num_groups": 4, "weight_standardization": True},
@@ -54,7 +54,7 @@ def method_of(record:dict)->str:
     norm = named(record["config"]["norm"])
     return next(name for name, spec in NORMS.items() if spec == norm)
 
-# %% ../../nbs/20_batch_size.ipynb #bbe9ee1d
+# %% ../../nbs/20_batch_size.ipynb #5cc1de95
 def tuning()->list:
     "Three learning rates for eight methods, on two splits of their own: one plain, one with the knob at 1."
     names = [name for name in NORMS if name[:2] != "BN" or name[8:] in ("1", "2", "64")]
@@ -69,7 +69,7 @@ def best_rates(
     return {name: min(sorted(rates), key=lambda lr: np.mean([error(r, "val") for r in rates[lr]]))
             for name, rates in found.items()}
 
-# %% ../../nbs/20_batch_size.ipynb #f4884198
+# %% ../../nbs/20_batch_size.ipynb #76c6bf7c
 RATES = {"BN, b = 1": 1.0, "BN, b = 2": 1.0, "BN, b = 64": 0.3, "GN": 0.3, "GN+WS": 0.3, "LN": 0.1, "IN": 1.0,
          "none": 0.1}   # what `best_rates` chooses
 SEEDS = range(10)
@@ -78,7 +78,7 @@ def rate_of(name:str)->float:
     "The learning rate of a method; batch normalization between the tuned sizes has that of the nearest."
     return RATES[name] if name in RATES else RATES["BN, b = 2" if name == "BN, b = 4" else "BN, b = 64"]
 
-# %% ../../nbs/20_batch_size.ipynb #c2b7973c
+# %% ../../nbs/20_batch_size.ipynb #6c163fda
 def clean()->list:
     "Clean mode on digits: updates from 64 images, statistics from b of them."
     names = [name for name in NORMS if name not in ("BN, b = 8", "BN, b = 32")]
@@ -107,7 +107,7 @@ def cifar_gpu()->list:
 SWEEPS = {"batch-size-tune": tuning, "batch-size": clean, "batch-size-paper": paper_mode, "batch-size-cifar": cifar,
           "batch-size-gpu": cifar_gpu}
 
-# %% ../../nbs/20_batch_size.ipynb #b26baef8
+# %% ../../nbs/20_batch_size.ipynb #f690ecde
 def error_table(
     records:list,
     names:list,         # of NORMS, or others that `method` returns
@@ -134,7 +134,7 @@ def bootstrap(
     low, high = np.quantile(drawn, [.025, .975], method="inverted_cdf")
     return crossing(b, above.mean(0), level.mean()), float(low), float(high)
 
-# %% ../../nbs/20_batch_size.ipynb #1ac883d6
+# %% ../../nbs/20_batch_size.ipynb #e4a607a7
 CIFAR_NAMES = ["BN, b = 2", "BN, b = 8", "BN, b = 64", "GN"]
 
 def cifar_errors(way="running")->np.ndarray:
@@ -145,7 +145,7 @@ def cifar_errors(way="running")->np.ndarray:
         except ValueError: pass
     return None
 
-# %% ../../nbs/20_batch_size.ipynb #86e1beaa
+# %% ../../nbs/20_batch_size.ipynb #be186cd5
 MARGIN = .5   # points of error
 
 def judge_flat(slope, margin=MARGIN)->str:
@@ -183,7 +183,7 @@ def together(words)->str:
     said = {w for w in words if w != "open"}
     return "open" if not said else said.pop() if len(said) == 1 else "holds in part"
 
-# %% ../../nbs/20_batch_size.ipynb #aac01114
+# %% ../../nbs/20_batch_size.ipynb #1fbae63c
 def paper_slopes():
     "GN's slope per doubling of b in paper mode, (seeds,); None without records."
     records = [r for r in recorded("batch-size-paper", required=False) if named(r["config"]["norm"])["name"] == "gn"]
@@ -192,7 +192,7 @@ def paper_slopes():
     except ValueError: return None
     return slopes(sizes, values) if len(values) > 1 else None
 
-# %% ../../nbs/20_batch_size.ipynb #3a7bf87f
+# %% ../../nbs/20_batch_size.ipynb #e7f225b4
 def said(a, b=0.)->str:
     "A mean of paired differences and its interval, as text."
     mean, low, high = interval(np.subtract(a, b))
@@ -205,28 +205,28 @@ def verdicts()->list:
     bn, gn, ln = bn[:, :-2], bn[:, -2], bn[:, -1]
     b2, b64 = bn[:, sizes.index(2)], bn[:, -1]
     photos = cifar_errors()
-    p2, p8, p64, pg = photos.T if photos is not None else [None]*4
+    p2, _, p64, pg = photos.T if photos is not None else [None]*4
     def both(judge, on_digits, on_photos, text):
         words, parts = [judge(*on_digits)], [f"on digits {text(*on_digits)}"]
         if photos is not None: words.append(judge(*on_photos)); parts.append(f"on CIFAR-10 {text(*on_photos)}")
         return together(words), "; ".join(parts)
     def verdict(claim, source, word, because): return Verdict(claim, source, word, because, here)
     at, low, high = bootstrap(sizes, bn, gn)
-    out = [verdict("BN’s error increases rapidly when the batch size becomes smaller", "the paper, abstract",
+    out = [verdict("BN's error increases rapidly when the batch size becomes smaller", "the paper, abstract",
                    *both(lambda a, b: judge_gain(a, b, 5), (b2, b64), (p2, p64),
                          lambda a, b: f"BN's error changes by {said(a, b)} from b = 64 to b = 2"))]
     slope = paper_slopes()
     out.append(verdict("GN results in the same performance no matter the batch size", "the second summary",
                        "open" if slope is None else judge_flat(slope),
                        "there are no records of paper mode yet" if slope is None else
-                       f"in paper mode GN's error changes by {said(slope)} for each doubling of b from 2 to 16; in clean mode "
-                       "it does not depend on b by construction"))
+                       f"in paper mode GN's error changes by {said(slope)} for each doubling of b from 2 to 16; in "
+                       "clean mode it does not depend on b by construction"))
     out.append(verdict("that performance is the same as BN in large batches", "the second summary",
                        *both(judge_same, (gn, b64), (pg, p64), lambda a, b: f"GN minus BN at b = 64 is {said(a, b)}")))
     out.append(verdict("once you get to batch sizes of ~24, Batch Norm starts to do better", "the first summary",
                        judge_crossing(low, high),
-                       f"on digits the curves cross at b = {at:.1f} [{low:.1f}, {high:.1f}] (0: BN is nowhere worse); in the "
-                       "paper's Table 2 between 8 and 16, and 24 was not run"))
+                       f"on digits the curves cross at b = {at:.1f} [{low:.1f}, {high:.1f}] (0: BN is nowhere worse); "
+                       "in the paper's Table 2 between 8 and 16, and 24 was not run"))
     out.append(verdict("a 10% increase in accuracy on ImageNet with a batch size of 2 over BN", "the second summary",
                        *both(lambda a, b: judge_gain(a, b, 10), (b2, gn), (p2, pg),
                              lambda a, b: f"BN minus GN at b = 2 is {said(a, b)}")))

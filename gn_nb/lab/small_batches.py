@@ -7,7 +7,7 @@ __all__ = ['SWEEPS', 'KNOB', 'REPAIRS', 'FROZEN', 'image_moments', 'effective', 
            'small_batches', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs', 'won_back',
            'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
 
-# %% ../../nbs/21_small_batches.ipynb #2b22280f
+# %% ../../nbs/21_small_batches.ipynb #27023148
 import math
 
 import numpy as np
@@ -19,7 +19,7 @@ from .evidence import Verdict, by_seed, error, recorded
 from .figures import interval
 from .train import evaluate
 
-# %% ../../nbs/21_small_batches.ipynb #c537e172
+# %% ../../nbs/21_small_batches.ipynb #ccd130f8
 def image_moments(
     net,         # with BatchNorms; looked at in the mode it is in
     x,           # images
@@ -55,7 +55,7 @@ def slice_noise(
     return (float(np.sqrt(np.square(spread[0]).mean())), float(np.sqrt((A/b*finite/sigma**2).mean())),
             float(spread[1].std(0).mean()))
 
-# %% ../../nbs/21_small_batches.ipynb #de7d3503
+# %% ../../nbs/21_small_batches.ipynb #a1ecc977
 @torch.no_grad()
 def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     "Renew running averages as training does, with the weights held; Â/b of each BatchNorm, from within the slices."
@@ -80,7 +80,7 @@ def look(net, data, config)->dict:
     for m, repair in repairs.items(): m.running_var += repair
     return found | {"repaired": evaluate(net, data.x_test, data.y_test)["error"]}
 
-# %% ../../nbs/21_small_batches.ipynb #a48ef065
+# %% ../../nbs/21_small_batches.ipynb #ff0049c1
 def small_batches()->list:
     "The knob, frozen statistics, and slices of one class, seed by seed."
     out = []
@@ -96,7 +96,7 @@ def small_batches()->list:
 
 SWEEPS = {"small-batches": small_batches}
 
-# %% ../../nbs/21_small_batches.ipynb #23bf7b77
+# %% ../../nbs/21_small_batches.ipynb #b577c28c
 KNOB = (0., 1., 2.)
 
 def plain_runs()->list:
@@ -122,10 +122,10 @@ def penalty_slope(errors)->np.ndarray:
     j = np.array(KNOB) - np.mean(KNOB)
     return log_ratio(errors[..., 0], errors[..., 1])@j/np.square(j).sum()
 
-# %% ../../nbs/21_small_batches.ipynb #50bf5abf
+# %% ../../nbs/21_small_batches.ipynb #0a3e422a
 REPAIRS = {"running averages": lambda r: error(r), "renewed, weights held": lambda r: 100*r["probe"]["again"],
            "renewed + Â/b": lambda r: 100*r["probe"]["repaired"], "precise": lambda r: error(r, way="precise"),
-           "the test slice’s own": lambda r: error(r, way="batch")}
+           "the test slice's own": lambda r: error(r, way="batch")}
 FROZEN = "frozen for the last fifth"
 
 def repairs(
@@ -155,7 +155,7 @@ def won_back(
     if np.isnan(drawn).mean() > .025: return float("nan"), float("nan"), float("nan")     # nothing sure was lost
     return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [.025, .975]))
 
-# %% ../../nbs/21_small_batches.ipynb #c0c1e6db
+# %% ../../nbs/21_small_batches.ipynb #b6d7009f
 def last_loss(record)->float:
     "Training loss of the last epoch; infinite if the run failed."
     return record["curves"]["train_loss"][-1] if record["status"] == "done" else math.inf
@@ -173,7 +173,7 @@ def alike()->dict:
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {pair: np.array([v[s] for s in seeds]) for pair, v in found.items()}
 
-# %% ../../nbs/21_small_batches.ipynb #7f4e15d4
+# %% ../../nbs/21_small_batches.ipynb #829e0ad9
 def judge_growth(slope)->str:
     "That a penalty grows with the knob, from its slope for each seed."
     _, low, high = interval(slope)
@@ -218,23 +218,23 @@ def verdicts()->list:
     known = {k: s for k, s in shares.items() if not np.isnan(s[0])}
     best = max(known, key=lambda k: known[k][0]) if known else None
     leak = alike()
-    bn, pure, gn, gn_pure = (leak[k][:, 1] for k in (("BN, b = 4", "shuffled"), ("BN, b = 4", "pure"), ("GN", "shuffled"),
-                                                     ("GN", "pure")))
+    bn, pure, gn, gn_pure = (leak[name, how][:, 1] for name in ("BN, b = 4", "GN") for how in ("shuffled", "pure"))
     return [
-        Verdict("statistics calculated off of small sample sizes are noisy and high variance […], which takes away from the "
-                "stability that Batch Norm is trying to provide", "the first summary", judge_noisy(noise, harder),
-                f"the mean of two images is off by {noise.min():.2f} to {noise.max():.2f} of the channel's deviation by "
-                "layer, and at j = 1 the training loss is {:+.2f} [{:+.2f}, {:+.2f}] above that of b = 64".format(
+        Verdict("statistics calculated off of small sample sizes are noisy and high variance […], which takes away "
+                "from the stability that Batch Norm is trying to provide", "the first summary",
+                judge_noisy(noise, harder),
+                f"the mean of two images is off by {noise.min():.2f} to {noise.max():.2f} of the channel's deviation, "
+                "by layer, and at j = 1 the training loss is {:+.2f} [{:+.2f}, {:+.2f}] above that of b = 64".format(
                     *interval(harder)), here),
-        Verdict("BN’s error increases rapidly when the batch size becomes smaller, caused by inaccurate batch statistics "
-                "estimation", "the paper, abstract", judge_growth(slope),
-                "the ratio of the errors at b = 2 and b = 64 changes by a factor of {:.2f} [{:.2f}, {:.2f}] for each step of "
-                "the knob that makes statistics inaccurate".format(*factor), here),
+        Verdict("BN's error increases rapidly when the batch size becomes smaller, caused by inaccurate batch "
+                "statistics estimation", "the paper, abstract", judge_growth(slope),
+                "the ratio of the errors at b = 2 and b = 64 changes by a factor of {:.2f} [{:.2f}, {:.2f}] for each "
+                "step of the knob that makes statistics inaccurate".format(*factor), here),
         Verdict("with small batches, the mismatch between training and use does more harm than noise in training",
                 "a follow-up, tested here", judge_mismatch([*shares.values()]),
                 "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best repair ({best[1]}, at j = {best[0]:g}) wins back "
                 "{:.0f} % [{:.0f}, {:.0f}]".format(*(100*s for s in known[best])), here),
-        Verdict("slices of one class let BN’s statistics leak the label; GN does not care", "the design of this chapter",
+        Verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter",
                 judge_leak(bn, pure, gn, gn_pure),
                 f"pure slices change BN's error by {said(pure, bn)}, GN's by {said(gn_pure, gn)}", here)]
