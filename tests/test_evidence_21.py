@@ -26,6 +26,8 @@ def test_sweep_is_valid_and_balanced():
     for c in map(check_config, configs):
         if "slice_size" in c["train"]: assert c["norm"].get("ghost", 4) == c["train"]["slice_size"]
         if "probe" in c: assert c["probe"] == "gn_nb.lab.small_batches:look" and c["norm"]["name"] == "bn"
+    assert len(small_batches.small_batches_gpu()) == 5*3*3*5
+    for c in small_batches.small_batches_gpu(): check_config(c)
     assert not {key(c) for c in configs} & {key(c) for c in batch_size.clean()}
 
 

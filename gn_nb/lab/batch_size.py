@@ -8,7 +8,7 @@ __all__ = ['NORMS', 'RATES', 'SEEDS', 'SWEEPS', 'CIFAR_NAMES', 'MARGIN', 'crossi
            'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain', 'judge_better', 'together',
            'paper_slopes', 'said', 'verdicts']
 
-# %% ../../nbs/20_batch_size.ipynb #23763e7c
+# %% ../../nbs/20_batch_size.ipynb #4d968d07
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from .evidence import Verdict, by_seed, error, recorded, slopes
 from .figures import compare, holm, interval
 from .sweep import grid, tuned
 
-# %% ../../nbs/20_batch_size.ipynb #b4bc7b0a
+# %% ../../nbs/20_batch_size.ipynb #8459827a
 def crossing(
     b,        # (points,), rising
     above,    # (points,): error of a method that depends on b
@@ -32,7 +32,7 @@ def crossing(
     k = worse[-1]
     return float(2**(x[k] + (x[k + 1] - x[k])*d[k]/(d[k] - d[k + 1])))
 
-# %% ../../nbs/20_batch_size.ipynb #e47b4e04
+# %% ../../nbs/20_batch_size.ipynb #27af6501
 NORMS = {**{f"BN, b = {b}": {"name": "bn", "ghost": b} for b in (1, 2, 4, 8, 16, 32, 64)},
          "GN": {"name": "gn", "num_groups": 4},
          "GN+WS": {"name": "gn", "num_groups": 4, "weight_standardization": True},
@@ -54,7 +54,7 @@ def method_of(record:dict)->str:
     norm = named(record["config"]["norm"])
     return next(name for name, spec in NORMS.items() if spec == norm)
 
-# %% ../../nbs/20_batch_size.ipynb #5cc1de95
+# %% ../../nbs/20_batch_size.ipynb #1feff489
 def tuning()->list:
     "Three learning rates for eight methods, on two splits of their own: one plain, one with the knob at 1."
     names = [name for name in NORMS if name[:2] != "BN" or name[8:] in ("1", "2", "64")]
@@ -69,7 +69,7 @@ def best_rates(
     return {name: min(sorted(rates), key=lambda lr: np.mean([error(r, "val") for r in rates[lr]]))
             for name, rates in found.items()}
 
-# %% ../../nbs/20_batch_size.ipynb #76c6bf7c
+# %% ../../nbs/20_batch_size.ipynb #7624b785
 RATES = {"BN, b = 1": 1.0, "BN, b = 2": 1.0, "BN, b = 64": 0.3, "GN": 0.3, "GN+WS": 0.3, "LN": 0.1, "IN": 1.0,
          "none": 0.1}   # what `best_rates` chooses
 SEEDS = range(10)
@@ -78,7 +78,7 @@ def rate_of(name:str)->float:
     "The learning rate of a method; batch normalization between the tuned sizes has that of the nearest."
     return RATES[name] if name in RATES else RATES["BN, b = 2" if name == "BN, b = 4" else "BN, b = 64"]
 
-# %% ../../nbs/20_batch_size.ipynb #6c163fda
+# %% ../../nbs/20_batch_size.ipynb #9f1c100e
 def clean()->list:
     "Clean mode on digits: updates from 64 images, statistics from b of them."
     names = [name for name in NORMS if name not in ("BN, b = 8", "BN, b = 32")]
@@ -107,7 +107,7 @@ def cifar_gpu()->list:
 SWEEPS = {"batch-size-tune": tuning, "batch-size": clean, "batch-size-paper": paper_mode, "batch-size-cifar": cifar,
           "batch-size-gpu": cifar_gpu}
 
-# %% ../../nbs/20_batch_size.ipynb #f690ecde
+# %% ../../nbs/20_batch_size.ipynb #f5b63924
 def error_table(
     records:list,
     names:list,         # of NORMS, or others that `method` returns
@@ -134,7 +134,7 @@ def bootstrap(
     low, high = np.quantile(drawn, [.025, .975], method="inverted_cdf")
     return crossing(b, above.mean(0), level.mean()), float(low), float(high)
 
-# %% ../../nbs/20_batch_size.ipynb #e4a607a7
+# %% ../../nbs/20_batch_size.ipynb #f591c34d
 CIFAR_NAMES = ["BN, b = 2", "BN, b = 8", "BN, b = 64", "GN"]
 
 def cifar_errors(way="running")->np.ndarray:
@@ -145,7 +145,7 @@ def cifar_errors(way="running")->np.ndarray:
         except ValueError: pass
     return None
 
-# %% ../../nbs/20_batch_size.ipynb #be186cd5
+# %% ../../nbs/20_batch_size.ipynb #d3fa7291
 MARGIN = .5   # points of error
 
 def judge_flat(slope, margin=MARGIN)->str:
@@ -183,7 +183,7 @@ def together(words)->str:
     said = {w for w in words if w != "open"}
     return "open" if not said else said.pop() if len(said) == 1 else "holds in part"
 
-# %% ../../nbs/20_batch_size.ipynb #1fbae63c
+# %% ../../nbs/20_batch_size.ipynb #76ff635c
 def paper_slopes():
     "GN's slope per doubling of b in paper mode, (seeds,); None without records."
     records = [r for r in recorded("batch-size-paper", required=False) if named(r["config"]["norm"])["name"] == "gn"]
@@ -192,7 +192,7 @@ def paper_slopes():
     except ValueError: return None
     return slopes(sizes, values) if len(values) > 1 else None
 
-# %% ../../nbs/20_batch_size.ipynb #e7f225b4
+# %% ../../nbs/20_batch_size.ipynb #19bd977e
 def said(a, b=0.)->str:
     "A mean of paired differences and its interval, as text."
     mean, low, high = interval(np.subtract(a, b))

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['SWEEPS', 'KNOB', 'REPAIRS', 'FROZEN', 'image_moments', 'effective', 'slice_noise', 'averages', 'look',
-           'small_batches', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs', 'won_back',
-           'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
+           'small_batches', 'small_batches_gpu', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs',
+           'won_back', 'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
 
-# %% ../../nbs/21_small_batches.ipynb #27023148
+# %% ../../nbs/21_small_batches.ipynb #f5df310a
 import math
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .batch_size import SEEDS, error_table, method_of, on_digits, rate_of, said
+from .batch_size import NORMS, SEEDS, error_table, method_of, on_digits, rate_of, said
 from .evidence import Verdict, by_seed, error, recorded
 from .figures import interval
+from .sweep import grid
 from .train import evaluate
 
-# %% ../../nbs/21_small_batches.ipynb #ccd130f8
+# %% ../../nbs/21_small_batches.ipynb #1514da5c
 def image_moments(
     net,         # with BatchNorms; looked at in the mode it is in
     x,           # images
@@ -55,7 +56,7 @@ def slice_noise(
     return (float(np.sqrt(np.square(spread[0]).mean())), float(np.sqrt((A/b*finite/sigma**2).mean())),
             float(spread[1].std(0).mean()))
 
-# %% ../../nbs/21_small_batches.ipynb #a1ecc977
+# %% ../../nbs/21_small_batches.ipynb #ffb3835a
 @torch.no_grad()
 def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     "Renew running averages as training does, with the weights held; Â/b of each BatchNorm, from within the slices."
@@ -80,7 +81,7 @@ def look(net, data, config)->dict:
     for m, repair in repairs.items(): m.running_var += repair
     return found | {"repaired": evaluate(net, data.x_test, data.y_test)["error"]}
 
-# %% ../../nbs/21_small_batches.ipynb #ff0049c1
+# %% ../../nbs/21_small_batches.ipynb #9397afb2
 def small_batches()->list:
     "The knob, frozen statistics, and slices of one class, seed by seed."
     out = []
@@ -94,9 +95,16 @@ def small_batches()->list:
                 for name, sampler in (("BN, b = 4", "pure"), ("BN, b = 4", "sorted"), ("GN", "pure"))]
     return out
 
-SWEEPS = {"small-batches": small_batches}
+def small_batches_gpu()->list:
+    "The knob on photographs, for a GPU: ResNet-20 on all of CIFAR-10, of whose learning rates `tuned` takes the best."
+    base = {"data": {"name": "cifar10", "val": 1000}, "model": {"name": "resnet", "depth": 20},
+            "train": {"epochs": 30, "batch_size": 64, "augmented": True}}
+    norms = [NORMS[name] for name in ("BN, b = 2", "BN, b = 64", "GN", "GN+WS", "IN")]
+    return grid(base, {"seed": range(5), "train.lr": [.03, .1, .3], "data.contrast": [0., .5, 1.], "norm": norms})
 
-# %% ../../nbs/21_small_batches.ipynb #b577c28c
+SWEEPS = {"small-batches": small_batches, "small-batches-gpu": small_batches_gpu}
+
+# %% ../../nbs/21_small_batches.ipynb #cf00810a
 KNOB = (0., 1., 2.)
 
 def plain_runs()->list:
@@ -122,7 +130,7 @@ def penalty_slope(errors)->np.ndarray:
     j = np.array(KNOB) - np.mean(KNOB)
     return log_ratio(errors[..., 0], errors[..., 1])@j/np.square(j).sum()
 
-# %% ../../nbs/21_small_batches.ipynb #0a3e422a
+# %% ../../nbs/21_small_batches.ipynb #3a348a6e
 REPAIRS = {"running averages": lambda r: error(r), "renewed, weights held": lambda r: 100*r["probe"]["again"],
            "renewed + Â/b": lambda r: 100*r["probe"]["repaired"], "precise": lambda r: error(r, way="precise"),
            "the test slice's own": lambda r: error(r, way="batch")}
@@ -155,7 +163,7 @@ def won_back(
     if np.isnan(drawn).mean() > .025: return float("nan"), float("nan"), float("nan")     # nothing sure was lost
     return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [.025, .975]))
 
-# %% ../../nbs/21_small_batches.ipynb #b6d7009f
+# %% ../../nbs/21_small_batches.ipynb #0d748b6d
 def last_loss(record)->float:
     "Training loss of the last epoch; infinite if the run failed."
     return record["curves"]["train_loss"][-1] if record["status"] == "done" else math.inf
@@ -173,7 +181,7 @@ def alike()->dict:
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {pair: np.array([v[s] for s in seeds]) for pair, v in found.items()}
 
-# %% ../../nbs/21_small_batches.ipynb #829e0ad9
+# %% ../../nbs/21_small_batches.ipynb #1c64cb76
 def judge_growth(slope)->str:
     "That a penalty grows with the knob, from its slope for each seed."
     _, low, high = interval(slope)
