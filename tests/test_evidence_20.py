@@ -130,4 +130,10 @@ def test_verdict_of_paper_mode_needs_records(tmp_path, monkeypatch):
     made_up(tmp_path, "batch-size", chapter.clean(), by_method(lambda n: 10.))
     monkeypatch.chdir(tmp_path)
     found = verdicts()
-    assert found[1].word == "open" and "no records" in found[1].because
+    assert found[1].word == "open" and found[1].because == chapter.NOTHING
+
+
+def test_verdicts_without_any_records(tmp_path, monkeypatch):
+    (tmp_path/"results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {(check_verdict(v).word, v.because) for v in verdicts()} == {("open", chapter.NOTHING)}

@@ -116,3 +116,9 @@ def test_verdicts_where_all_holds(tmp_path, monkeypatch):
 def test_verdicts_where_nothing_does(tmp_path, monkeypatch):
     found = records(tmp_path, monkeypatch, {0.: 40., 1.: 30., 2.: 20.}, 29., {"BN": 5., "GN": 10.}, -1.)
     assert found == ["holds in part", *["does not hold here"]*3]
+
+
+def test_verdicts_without_any_records(tmp_path, monkeypatch):
+    (tmp_path/"results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {(check_verdict(v).word, v.because) for v in verdicts()} == {("open", batch_size.NOTHING)}

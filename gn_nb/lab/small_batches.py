@@ -7,20 +7,21 @@ __all__ = ['SWEEPS', 'KNOB', 'REPAIRS', 'FROZEN', 'image_moments', 'effective', 
            'small_batches', 'small_batches_gpu', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs',
            'won_back', 'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
 
-# %% ../../nbs/21_small_batches.ipynb #f5df310a
+# %% ../../nbs/21_small_batches.ipynb #c92317bc
 import math
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .batch_size import NORMS, SEEDS, error_table, method_of, on_digits, rate_of, said
+from .batch_size import (NORMS, NOTHING, SEEDS, cell, error_table, method_of, on_digits, rate_of, said,
+                                  source)
 from .evidence import Verdict, by_seed, error, recorded
 from .figures import interval
 from .sweep import grid
 from .train import evaluate
 
-# %% ../../nbs/21_small_batches.ipynb #1514da5c
+# %% ../../nbs/21_small_batches.ipynb #4a8e36fb
 def image_moments(
     net,         # with BatchNorms; looked at in the mode it is in
     x,           # images
@@ -56,7 +57,7 @@ def slice_noise(
     return (float(np.sqrt(np.square(spread[0]).mean())), float(np.sqrt((A/b*finite/sigma**2).mean())),
             float(spread[1].std(0).mean()))
 
-# %% ../../nbs/21_small_batches.ipynb #ffb3835a
+# %% ../../nbs/21_small_batches.ipynb #f802be10
 @torch.no_grad()
 def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     "Renew running averages as training does, with the weights held; Â/b of each BatchNorm, from within the slices."
@@ -81,7 +82,7 @@ def look(net, data, config)->dict:
     for m, repair in repairs.items(): m.running_var += repair
     return found | {"repaired": evaluate(net, data.x_test, data.y_test)["error"]}
 
-# %% ../../nbs/21_small_batches.ipynb #9397afb2
+# %% ../../nbs/21_small_batches.ipynb #6e119250
 def small_batches()->list:
     "The knob, frozen statistics, and slices of one class, seed by seed."
     out = []
@@ -104,12 +105,12 @@ def small_batches_gpu()->list:
 
 SWEEPS = {"small-batches": small_batches, "small-batches-gpu": small_batches_gpu}
 
-# %% ../../nbs/21_small_batches.ipynb #cf00810a
+# %% ../../nbs/21_small_batches.ipynb #5c594700
 KNOB = (0., 1., 2.)
 
 def plain_runs()->list:
     "Runs of both sweeps in which nothing but method and knob differs: shuffled, never frozen."
-    records = recorded("batch-size") + recorded("small-batches")
+    records = recorded("batch-size", required=False) + recorded("small-batches", required=False)
     return [r for r in records if not {"sampler", "freeze_at"} & {*r["config"]["train"]}]
 
 def knob_errors(
@@ -130,7 +131,7 @@ def penalty_slope(errors)->np.ndarray:
     j = np.array(KNOB) - np.mean(KNOB)
     return log_ratio(errors[..., 0], errors[..., 1])@j/np.square(j).sum()
 
-# %% ../../nbs/21_small_batches.ipynb #3a348a6e
+# %% ../../nbs/21_small_batches.ipynb #24777b14
 REPAIRS = {"running averages": lambda r: error(r), "renewed, weights held": lambda r: 100*r["probe"]["again"],
            "renewed + Â/b": lambda r: 100*r["probe"]["repaired"], "precise": lambda r: error(r, way="precise"),
            "the test slice's own": lambda r: error(r, way="batch")}
@@ -140,7 +141,7 @@ def repairs(
     j:float,      # position of the knob
 )->tuple:         # (seeds,) errors of BN, b = 64; dict: repair -> (seeds,) errors of BN, b = 2
     "Errors with two images a slice, evaluated in each way; a run that failed counts as wrong on every image."
-    records = [r for r in recorded("small-batches") if r["config"]["data"]["contrast"] == j]
+    records = [r for r in recorded("small-batches", required=False) if r["config"]["data"]["contrast"] == j]
     def of(name, frozen=False):
         return [r for r in records if method_of(r) == name and ("freeze_at" in r["config"]["train"]) == frozen
                 and "sampler" not in r["config"]["train"]]
@@ -157,21 +158,22 @@ def won_back(
 )->tuple:                     # share, and its 95 per cent interval by drawing seeds with replacement
     "The share of what small slices lose that a repair wins back."
     d, e = np.subtract(usual, repaired), np.subtract(usual, large)
+    if len(d) < 2: return (float("nan"),)*3
     rows = np.random.default_rng(0).integers(len(d), size=(times, len(d)))
     total = e[rows].mean(1)
     drawn = np.divide(d[rows].mean(1), total, out=np.full(times, np.nan), where=total > 0)
-    if np.isnan(drawn).mean() > .025: return float("nan"), float("nan"), float("nan")     # nothing sure was lost
+    if np.isnan(drawn).mean() > .025: return (float("nan"),)*3     # nothing sure was lost
     return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [.025, .975]))
 
-# %% ../../nbs/21_small_batches.ipynb #0d748b6d
+# %% ../../nbs/21_small_batches.ipynb #19017267
 def last_loss(record)->float:
     "Training loss of the last epoch; infinite if the run failed."
     return record["curves"]["train_loss"][-1] if record["status"] == "done" else math.inf
 
 def alike()->dict:
     "(method, sampler) -> (seeds, 2): training loss at the end and test error in per cent; only seeds that all have."
-    records = [r for r in recorded("batch-size") + recorded("small-batches") if r["config"]["data"]["contrast"] == 0
-               and "freeze_at" not in r["config"]["train"]]
+    records = recorded("batch-size", required=False) + recorded("small-batches", required=False)
+    records = [r for r in records if r["config"]["data"]["contrast"] == 0 and "freeze_at" not in r["config"]["train"]]
     def of(name, sampler):
         return by_seed([r for r in records if method_of(r) == name
                         and r["config"]["train"].get("sampler", "shuffled") == sampler],
@@ -179,9 +181,9 @@ def alike()->dict:
     pairs = [("BN, b = 4", s) for s in ("shuffled", "sorted", "pure")] + [("GN", s) for s in ("shuffled", "pure")]
     found = {pair: of(*pair) for pair in pairs}
     seeds = sorted(set.intersection(*map(set, found.values())))
-    return {pair: np.array([v[s] for s in seeds]) for pair, v in found.items()}
+    return {pair: np.array([v[s] for s in seeds]).reshape(-1, 2) for pair, v in found.items()}
 
-# %% ../../nbs/21_small_batches.ipynb #1c64cb76
+# %% ../../nbs/21_small_batches.ipynb #667edbbe
 def judge_growth(slope)->str:
     "That a penalty grows with the knob, from its slope for each seed."
     _, low, high = interval(slope)
@@ -208,14 +210,12 @@ def judge_noisy(noise, harder)->str:
 
 def verdicts()->list:
     "What the records say about the claims of this chapter."
-    here, runs = "21_small_batches", recorded("small-batches")
-    m_eff = np.mean([r["probe"]["m_eff"] for r in runs if method_of(r) == "BN, b = 2" and "probe" in r], axis=0)
-    noise = 1/np.sqrt(2*m_eff)
-    losses = [error_table(plain_runs(), [(1., n)], method=lambda r: (r["config"]["data"]["contrast"], method_of(r)),
-                          value=last_loss)[:, 0]
-              for n in ("BN, b = 2", "BN, b = 64")]
-    n = min(map(len, losses))
-    harder = losses[0][:n] - losses[1][:n]
+    here, runs = "21_small_batches", recorded("small-batches", required=False)
+    m_eff = [r["probe"]["m_eff"] for r in runs if method_of(r) == "BN, b = 2" and "probe" in r]
+    noise = 1/np.sqrt(2*np.mean(m_eff, axis=0)) if m_eff else np.ones(1)
+    def where(r): return r["config"]["data"]["contrast"], method_of(r)
+    losses = error_table(plain_runs(), [(1., "BN, b = 2"), (1., "BN, b = 64")], method=where, value=last_loss)
+    harder = losses[:, 0] - losses[:, 1]
     slope = penalty_slope(knob_errors(["BN, b = 2", "BN, b = 64"]))
     factor = np.exp(interval(slope))
     shares = {}
@@ -227,22 +227,23 @@ def verdicts()->list:
     best = max(known, key=lambda k: known[k][0]) if known else None
     leak = alike()
     bn, pure, gn, gn_pure = (leak[name, how][:, 1] for name in ("BN, b = 4", "GN") for how in ("shuffled", "pure"))
+    def verdict(claim, who, values, word, because):
+        return Verdict(claim, who, *((word, because) if len(values) > 1 else ("open", NOTHING)), here)
     return [
-        Verdict("statistics calculated off of small sample sizes are noisy and high variance […], which takes away "
-                "from the stability that Batch Norm is trying to provide", "the first summary",
+        verdict("statistics calculated off of small sample sizes are noisy and high variance […], which takes away "
+                "from the stability that Batch Norm is trying to provide", "the first summary", harder,
                 judge_noisy(noise, harder),
                 f"the mean of two images is off by {noise.min():.2f} to {noise.max():.2f} of the channel's deviation, "
-                "by layer, and at j = 1 the training loss is {:+.2f} [{:+.2f}, {:+.2f}] above that of b = 64".format(
-                    *interval(harder)), here),
-        Verdict("BN's error increases rapidly when the batch size becomes smaller, caused by inaccurate batch "
-                "statistics estimation", "the paper, abstract", judge_growth(slope),
+                f"by layer, and at j = 1 the training loss changes by {cell(harder, 2)} from b = 64 to b = 2"),
+        verdict("BN's error increases rapidly when the batch size becomes smaller, caused by inaccurate batch "
+                "statistics estimation", "the paper, abstract", slope, judge_growth(slope),
                 "the ratio of the errors at b = 2 and b = 64 changes by a factor of {:.2f} [{:.2f}, {:.2f}] for each "
-                "step of the knob that makes statistics inaccurate".format(*factor), here),
-        Verdict("with small batches, the mismatch between training and use does more harm than noise in training",
-                "a follow-up, tested here", judge_mismatch([*shares.values()]),
+                "step of the knob that makes statistics inaccurate".format(*factor)),
+        verdict("with small batches, the mismatch between training and use does more harm than noise in training",
+                "a follow-up, tested here", large, judge_mismatch([*shares.values()]),
                 "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best repair ({best[1]}, at j = {best[0]:g}) wins back "
-                "{:.0f} % [{:.0f}, {:.0f}]".format(*(100*s for s in known[best])), here),
-        Verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter",
+                "{:.0f} % [{:.0f}, {:.0f}]".format(*(100*s for s in known[best]))),
+        verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter", bn,
                 judge_leak(bn, pure, gn, gn_pure),
-                f"pure slices change BN's error by {said(pure, bn)}, GN's by {said(gn_pure, gn)}", here)]
+                f"pure slices change BN's error by {said(pure, bn)}, GN's by {said(gn_pure, gn)}")]
