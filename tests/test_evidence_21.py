@@ -22,7 +22,8 @@ pytestmark = pytest.mark.quick
 def test_sweep_is_valid_and_balanced():
     configs = small_batches.small_batches()
     assert len({key(c) for c in configs}) == len(configs) == 15*10
-    assert [c["seed"] for c in configs] == sorted(c["seed"] for c in configs)
+    for part in (configs[:11*10], configs[11*10:]):            # stopped anywhere, all methods have nearly as many seeds
+        assert [c["seed"] for c in part] == sorted(c["seed"] for c in part)
     for c in map(check_config, configs):
         if "slice_size" in c["train"]: assert c["norm"].get("ghost", 4) == c["train"]["slice_size"]
         if "probe" in c: assert c["probe"] == "gn_nb.lab.small_batches:look" and c["norm"]["name"] == "bn"
