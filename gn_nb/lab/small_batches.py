@@ -7,7 +7,7 @@ __all__ = ['SWEEPS', 'KNOB', 'REPAIRS', 'FROZEN', 'image_moments', 'effective', 
            'small_batches', 'small_batches_gpu', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs',
            'won_back', 'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
 
-# %% ../../nbs/21_small_batches.ipynb #5100c05b
+# %% ../../nbs/21_small_batches.ipynb #bf344555
 import math
 
 import numpy as np
@@ -21,7 +21,7 @@ from .figures import interval
 from .sweep import grid
 from .train import evaluate
 
-# %% ../../nbs/21_small_batches.ipynb #5a4a72f9
+# %% ../../nbs/21_small_batches.ipynb #4ced281e
 def image_moments(
     net,         # with BatchNorms; looked at in the mode it is in
     x,           # images
@@ -57,7 +57,7 @@ def slice_noise(
     return (float(np.sqrt(np.square(spread[0]).mean())), float(np.sqrt((A/b*finite/sigma**2).mean())),
             float(spread[1].std(0).mean()))
 
-# %% ../../nbs/21_small_batches.ipynb #5c50bcf6
+# %% ../../nbs/21_small_batches.ipynb #78e474bf
 @torch.no_grad()
 def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     "Renew running averages as training does, with the weights held; Â/b of each BatchNorm, from within the slices."
@@ -82,7 +82,7 @@ def look(net, data, config)->dict:
     for m, repair in repairs.items(): m.running_var += repair
     return found | {"repaired": evaluate(net, data.x_test, data.y_test)["error"]}
 
-# %% ../../nbs/21_small_batches.ipynb #9687d2eb
+# %% ../../nbs/21_small_batches.ipynb #4af7a731
 def small_batches()->list:
     "The knob, frozen statistics, and slices of one class, seed by seed; then GN+WS and IN, which matter less here."
     def one(name, seed, j=0., probe=False, **train):
@@ -107,7 +107,7 @@ def small_batches_gpu()->list:
 
 SWEEPS = {"small-batches": small_batches, "small-batches-gpu": small_batches_gpu}
 
-# %% ../../nbs/21_small_batches.ipynb #7d7d85e4
+# %% ../../nbs/21_small_batches.ipynb #7710f39c
 KNOB = (0., 1., 2.)
 
 def plain_runs()->list:
@@ -133,7 +133,7 @@ def penalty_slope(errors)->np.ndarray:
     j = np.array(KNOB) - np.mean(KNOB)
     return log_ratio(errors[..., 0], errors[..., 1])@j/np.square(j).sum()
 
-# %% ../../nbs/21_small_batches.ipynb #2215e290
+# %% ../../nbs/21_small_batches.ipynb #a27d6e5a
 REPAIRS = {"running averages": lambda r: error(r), "renewed, weights held": lambda r: 100*r["probe"]["again"],
            "renewed + Â/b": lambda r: 100*r["probe"]["repaired"], "precise": lambda r: error(r, way="precise"),
            "the test slice's own": lambda r: error(r, way="batch")}
@@ -167,7 +167,7 @@ def won_back(
     if np.isnan(drawn).mean() > .025: return (float("nan"),)*3     # nothing sure was lost
     return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [.025, .975]))
 
-# %% ../../nbs/21_small_batches.ipynb #ae14796e
+# %% ../../nbs/21_small_batches.ipynb #ed82eff8
 def last_loss(record)->float:
     "Training loss of the last epoch; infinite if the run failed."
     return record["curves"]["train_loss"][-1] if record["status"] == "done" else math.inf
@@ -185,7 +185,7 @@ def alike()->dict:
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {pair: np.array([v[s] for s in seeds]).reshape(-1, 2) for pair, v in found.items()}
 
-# %% ../../nbs/21_small_batches.ipynb #e4ac6d78
+# %% ../../nbs/21_small_batches.ipynb #bd4ee035
 def judge_growth(slope)->str:
     "That a penalty grows with the knob, from its slope for each seed."
     _, low, high = interval(slope)
