@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SWEEPS', 'KNOB', 'REPAIRS', 'FROZEN', 'image_moments', 'effective', 'slice_noise', 'averages', 'look',
            'small_batches', 'small_batches_gpu', 'plain_runs', 'knob_errors', 'log_ratio', 'penalty_slope', 'repairs',
-           'won_back', 'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy', 'verdicts']
+           'won_back', 'percent', 'last_loss', 'alike', 'judge_growth', 'judge_mismatch', 'judge_leak', 'judge_noisy',
+           'verdicts']
 
-# %% ../../nbs/21_small_batches.ipynb #bf344555
+# %% ../../nbs/21_small_batches.ipynb #7681cddd
 import math
 
 import numpy as np
@@ -21,7 +22,7 @@ from .figures import interval
 from .sweep import grid
 from .train import evaluate
 
-# %% ../../nbs/21_small_batches.ipynb #4ced281e
+# %% ../../nbs/21_small_batches.ipynb #57cf95f9
 def image_moments(
     net,         # with BatchNorms; looked at in the mode it is in
     x,           # images
@@ -57,7 +58,7 @@ def slice_noise(
     return (float(np.sqrt(np.square(spread[0]).mean())), float(np.sqrt((A/b*finite/sigma**2).mean())),
             float(spread[1].std(0).mean()))
 
-# %% ../../nbs/21_small_batches.ipynb #78e474bf
+# %% ../../nbs/21_small_batches.ipynb #cabb17a0
 @torch.no_grad()
 def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     "Renew running averages as training does, with the weights held; Â/b of each BatchNorm, from within the slices."
@@ -82,7 +83,7 @@ def look(net, data, config)->dict:
     for m, repair in repairs.items(): m.running_var += repair
     return found | {"repaired": evaluate(net, data.x_test, data.y_test)["error"]}
 
-# %% ../../nbs/21_small_batches.ipynb #4af7a731
+# %% ../../nbs/21_small_batches.ipynb #631b35f6
 def small_batches()->list:
     "The knob, frozen statistics, and slices of one class, seed by seed; then GN+WS and IN, which matter less here."
     def one(name, seed, j=0., probe=False, **train):
@@ -107,7 +108,7 @@ def small_batches_gpu()->list:
 
 SWEEPS = {"small-batches": small_batches, "small-batches-gpu": small_batches_gpu}
 
-# %% ../../nbs/21_small_batches.ipynb #7710f39c
+# %% ../../nbs/21_small_batches.ipynb #b26e5063
 KNOB = (0., 1., 2.)
 
 def plain_runs()->list:
@@ -133,7 +134,7 @@ def penalty_slope(errors)->np.ndarray:
     j = np.array(KNOB) - np.mean(KNOB)
     return log_ratio(errors[..., 0], errors[..., 1])@j/np.square(j).sum()
 
-# %% ../../nbs/21_small_batches.ipynb #a27d6e5a
+# %% ../../nbs/21_small_batches.ipynb #41eae64b
 REPAIRS = {"running averages": lambda r: error(r), "renewed, weights held": lambda r: 100*r["probe"]["again"],
            "renewed + Â/b": lambda r: 100*r["probe"]["repaired"], "precise": lambda r: error(r, way="precise"),
            "the test slice's own": lambda r: error(r, way="batch")}
@@ -161,13 +162,19 @@ def won_back(
     "The share of what small slices lose that a repair wins back."
     d, e = np.subtract(usual, repaired), np.subtract(usual, large)
     if len(d) < 2: return (float("nan"),)*3
+    if len(d) < 5: return float(d.mean()/e.mean()), float("nan"), float("nan")     # too few to draw from
     rows = np.random.default_rng(0).integers(len(d), size=(times, len(d)))
     total = e[rows].mean(1)
     drawn = np.divide(d[rows].mean(1), total, out=np.full(times, np.nan), where=total > 0)
     if np.isnan(drawn).mean() > .025: return (float("nan"),)*3     # nothing sure was lost
     return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [.025, .975]))
 
-# %% ../../nbs/21_small_batches.ipynb #ed82eff8
+def percent(share)->str:
+    "A share and its interval, as text."
+    text = [f"{100*s:+.0f}" for s in share]
+    return f"{text[0]} %" if np.isnan(share[1]) else f"{text[0]} % [{text[1]}, {text[2]}]"
+
+# %% ../../nbs/21_small_batches.ipynb #f640eedf
 def last_loss(record)->float:
     "Training loss of the last epoch; infinite if the run failed."
     return record["curves"]["train_loss"][-1] if record["status"] == "done" else math.inf
@@ -185,7 +192,7 @@ def alike()->dict:
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {pair: np.array([v[s] for s in seeds]).reshape(-1, 2) for pair, v in found.items()}
 
-# %% ../../nbs/21_small_batches.ipynb #bd4ee035
+# %% ../../nbs/21_small_batches.ipynb #af787eae
 def judge_growth(slope)->str:
     "That a penalty grows with the knob, from its slope for each seed."
     _, low, high = interval(slope)
@@ -206,9 +213,9 @@ def judge_leak(bn, bn_pure, gn, gn_pure)->str:
 
 def judge_noisy(noise, harder)->str:
     "That statistics are noisy, a tenth of the deviation or more in every layer, and that training is harder for it."
-    word = {True: 1, False: 0}
-    found = word[min(noise) > .1] + word[interval(harder)[1] > 0]
-    return ("does not hold here", "holds in part", "holds")[found]
+    _, low, high = interval(harder)
+    if not (low > 0 or high < 0): return "open"
+    return ("does not hold here", "holds in part", "holds")[int(min(noise) > .1) + int(low > 0)]
 
 def verdicts()->list:
     "What the records say about the claims of this chapter."
@@ -230,7 +237,8 @@ def verdicts()->list:
     leak = alike()
     bn, pure, gn, gn_pure = (leak[name, how][:, 1] for name in ("BN, b = 4", "GN") for how in ("shuffled", "pure"))
     def verdict(claim, who, values, word, because):
-        return Verdict(claim, who, *((word, because) if len(values) > 1 else ("open", NOTHING)), here)
+        found = (word, f"{because}; {len(values)} seeds") if len(values) > 1 else ("open", NOTHING)
+        return Verdict(claim, who, *found, here)
     return [
         verdict("the mean and variance calculated off of that batch are noisy and high variance […], which takes away "
                 "from the stability that Batch Norm is trying to provide", "the first summary", harder,
@@ -245,7 +253,7 @@ def verdicts()->list:
                 "a follow-up, tested here", large, judge_mismatch([*shares.values()]),
                 "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best repair ({best[1]}, at j = {best[0]:g}) wins back "
-                "{:.0f} % [{:.0f}, {:.0f}]".format(*(100*s for s in known[best]))),
+                f"{percent(known[best])}"),
         verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter", bn,
                 judge_leak(bn, pure, gn, gn_pure),
                 f"pure slices change BN's error by {said(pure, bn)}, GN's by {said(gn_pure, gn)}")]
