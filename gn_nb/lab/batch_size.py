@@ -8,7 +8,7 @@ __all__ = ['NORMS', 'RATES', 'SEEDS', 'MARGIN', 'SWEEPS', 'CIFAR_NAMES', 'NOTHIN
            'error_table', 'bootstrap', 'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain',
            'judge_better', 'together', 'paper_slopes', 'said', 'verdicts']
 
-# %% ../../nbs/20_batch_size.ipynb #dcf1308c
+# %% ../../nbs/20_batch_size.ipynb #639dd1cf
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from .evidence import Verdict, by_seed, error, provenance, recorded, slopes
 from .figures import compare, holm, interval
 from .sweep import grid, tuned
 
-# %% ../../nbs/20_batch_size.ipynb #f227cc0b
+# %% ../../nbs/20_batch_size.ipynb #c1199d81
 def crossing(
     b,        # (points,), rising
     above,    # (points,): error of a method that depends on b
@@ -32,7 +32,7 @@ def crossing(
     k = worse[-1]
     return float(2**(x[k] + (x[k + 1] - x[k])*d[k]/(d[k] - d[k + 1])))
 
-# %% ../../nbs/20_batch_size.ipynb #c0a079a1
+# %% ../../nbs/20_batch_size.ipynb #5fde5196
 NORMS = {**{f"BN, b = {b}": {"name": "bn", "ghost": b} for b in (1, 2, 4, 8, 16, 32, 64)},
          "GN": {"name": "gn", "num_groups": 4},
          "GN+WS": {"name": "gn", "num_groups": 4, "weight_standardization": True},
@@ -54,7 +54,7 @@ def method_of(record:dict)->str:
     norm = named(record["config"]["norm"])
     return next(name for name, spec in NORMS.items() if spec == norm)
 
-# %% ../../nbs/20_batch_size.ipynb #23771bd1
+# %% ../../nbs/20_batch_size.ipynb #7c11bfcc
 def tuning()->list:
     "Three learning rates for eight methods, on two splits of their own: one plain, one with the knob at 1."
     names = [name for name in NORMS if name[:2] != "BN" or name[8:] in ("1", "2", "64")]
@@ -69,7 +69,7 @@ def best_rates(
     return {name: min(sorted(rates), key=lambda lr: np.mean([error(r, "val") for r in rates[lr]]))
             for name, rates in found.items()}
 
-# %% ../../nbs/20_batch_size.ipynb #0e78f92e
+# %% ../../nbs/20_batch_size.ipynb #79ddc07f
 RATES = {"BN, b = 1": 1.0, "BN, b = 2": 1.0, "BN, b = 64": 0.3, "GN": 0.3, "GN+WS": 0.3, "LN": 0.1, "IN": 1.0,
          "none": 0.1}   # what `best_rates` chooses
 SEEDS = range(10)
@@ -79,7 +79,7 @@ def rate_of(name:str)->float:
     "The learning rate of a method; batch normalization between the tuned sizes has that of the nearest."
     return RATES[name] if name in RATES else RATES["BN, b = 2" if name == "BN, b = 4" else "BN, b = 64"]
 
-# %% ../../nbs/20_batch_size.ipynb #a9ca30b9
+# %% ../../nbs/20_batch_size.ipynb #07fa414a
 def clean()->list:
     "Clean mode on digits: updates from 64 images, statistics from b of them."
     names = [name for name in NORMS if name not in ("BN, b = 8", "BN, b = 32")]
@@ -108,7 +108,7 @@ def cifar_gpu()->list:
 SWEEPS = {"batch-size-tune": tuning, "batch-size": clean, "batch-size-paper": paper_mode, "batch-size-cifar": cifar,
           "batch-size-gpu": cifar_gpu}
 
-# %% ../../nbs/20_batch_size.ipynb #909d87ab
+# %% ../../nbs/20_batch_size.ipynb #45926e61
 def source(name:str, records:list, planned:int=None)->str:
     "Provenance of records, or how to make them where there are none."
     return provenance(name, records, planned) if records else f"still to be made: gn-nb sweep {name}"
@@ -118,7 +118,7 @@ def cell(values, digits:int=1)->str:
     mean, low, high = (f"{v:.{digits}f}" for v in interval(values))
     return "–" if mean == "nan" else mean if low == "nan" else f"{mean} [{low}, {high}]"
 
-# %% ../../nbs/20_batch_size.ipynb #f7d9bb95
+# %% ../../nbs/20_batch_size.ipynb #fb499d2a
 def error_table(
     records:list,
     names:list,         # of NORMS, or others that `method` returns
@@ -144,7 +144,7 @@ def bootstrap(
     low, high = np.quantile(drawn, [.025, .975], method="inverted_cdf")
     return crossing(b, above.mean(0), level.mean()), float(low), float(high)
 
-# %% ../../nbs/20_batch_size.ipynb #b35cc81f
+# %% ../../nbs/20_batch_size.ipynb #f87d23d5
 CIFAR_NAMES = ["BN, b = 2", "BN, b = 8", "BN, b = 64", "GN"]
 
 def cifar_errors(way="running")->np.ndarray:
@@ -155,7 +155,7 @@ def cifar_errors(way="running")->np.ndarray:
         if len(found): break
     return found
 
-# %% ../../nbs/20_batch_size.ipynb #3ed8d94b
+# %% ../../nbs/20_batch_size.ipynb #defe6d18
 def judge_flat(slope, margin=MARGIN)->str:
     "Of slopes, one a seed: that error does not depend on b."
     c = compare(slope, np.zeros(len(slope)), margin)
@@ -191,7 +191,7 @@ def together(words)->str:
     said = {w for w in words if w != "open"}
     return "open" if not said else said.pop() if len(said) == 1 else "holds in part"
 
-# %% ../../nbs/20_batch_size.ipynb #4d71ab95
+# %% ../../nbs/20_batch_size.ipynb #ae801f94
 def paper_slopes():
     "GN's slope per doubling of b in paper mode, (seeds,); None without records."
     records = [r for r in recorded("batch-size-paper", required=False) if named(r["config"]["norm"])["name"] == "gn"]
@@ -199,7 +199,7 @@ def paper_slopes():
     values = error_table(records, sizes, method=lambda r: r["config"]["train"]["batch_size"]//8)
     return slopes(sizes, values) if len(values) > 1 else None
 
-# %% ../../nbs/20_batch_size.ipynb #51008644
+# %% ../../nbs/20_batch_size.ipynb #fe063a37
 NOTHING = "the records are still to be made"
 
 def said(a, b=0.)->str:
@@ -242,5 +242,5 @@ def verdicts()->list:
                              lambda a, b: f"BN minus GN at b = 2 is {said(a, b)}")))
     out.append(verdict("Group Norm performs better than both Batch Norm and Layer Norm at very low batch sizes",
                        "the first summary", judge_better(gn, [b2, ln]) if enough else "open", NOTHING if not enough else
-                       f"on digits ({len(bn)} seeds) at b = 2, GN minus BN is {said(gn, b2)}, GN minus LN {said(gn, ln)}"))
+                       f"on digits ({len(bn)} seeds), b = 2: GN minus BN {said(gn, b2)}, GN minus LN {said(gn, ln)}"))
     return out
