@@ -1,0 +1,139 @@
+"Chapter 20: its sweeps are sound, its statistics are right, its verdicts follow from records both ways."
+import json
+
+import numpy as np
+import pytest
+
+from gn_nb.lab import batch_size as chapter
+from gn_nb.lab.batch_size import NORMS, bootstrap, crossing, error_table, rate_of, verdicts
+from gn_nb.lab.evidence import check_verdict
+from gn_nb.lab.models import build
+from gn_nb.lab.sweep import key, record
+from gn_nb.lab.train import check_config
+
+pytestmark = pytest.mark.quick
+
+
+def made_up(path, name, configs, error_of, more=lambda c: {}):
+    "A file of records in which a config has the error, in per cent, that `error_of` says, and what `more` adds."
+    (path/"results").mkdir(exist_ok=True)
+    like, lines = record(configs[0], {"status": "done"}), []
+    for c in configs:
+        e = error_of(c)/100
+        parts = {part: {"error": e, "loss": e} for part in ("val", "test")}
+        lines.append(json.dumps(like | {"key": key(c), "config": c, "final": {"running": parts}} | more(c)))
+    (path/"results"/f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def by_method(values, spread=.1):
+    "Errors by method, with a little noise that depends on method and seed."
+    def error_of(c):
+        name = next(n for n, spec in NORMS.items() if spec == c["norm"])
+        noise = np.random.default_rng([c["seed"], *name.encode()]).standard_normal()
+        return values(name) + spread*noise
+    return error_of
+
+
+@pytest.mark.parametrize("name", [*chapter.SWEEPS])
+def test_sweeps_are_valid_and_balanced(name):
+    configs = chapter.SWEEPS[name]()
+    assert len({key(c) for c in configs}) == len(configs)
+    seeds = [c["seed"] for c in configs]
+    assert seeds == sorted(seeds)                            # stopped anywhere, every method has nearly as many seeds
+    for c in configs:
+        check_config(c)
+        assert c["train"]["batch_size"] % c["norm"].get("ghost", 1) == 0
+    for c in {json.dumps([c["model"], c["norm"]]): c for c in configs}.values(): build(**c["model"], norm=c["norm"])
+
+
+def test_sizes_of_sweeps():
+    sizes = {name: len(f()) for name, f in chapter.SWEEPS.items()}
+    assert sizes == {"batch-size-tune": 8*3*2, "batch-size": 10*10, "batch-size-paper": 2*4*10,
+                     "batch-size-cifar": 4*2*5, "batch-size-gpu": 12*3*5}
+
+
+def test_paper_mode_scales_updates_and_rate_together():
+    for c in chapter.paper_mode():
+        b = c["train"]["batch_size"]//8
+        assert c["norm"].get("ghost", b) == b
+        base = rate_of("GN" if c["norm"]["name"] == "gn" else "BN, b = 64")
+        assert c["train"]["lr"] == pytest.approx(base*c["train"]["batch_size"]/64)
+
+
+def test_seeds_see_other_images():
+    assert all(c["data"]["split"] == c["seed"] for c in chapter.clean() + chapter.paper_mode())
+    tuned_on = {c["seed"] for c in chapter.tuning()}
+    assert not tuned_on & {c["seed"] for c in chapter.clean()}
+
+
+def test_crossing_against_direct_search():
+    rng = np.random.default_rng(0)
+    b = np.array([1, 2, 4, 8, 16, 64])
+    for _ in range(50):
+        above, level = rng.standard_normal(6), .2*rng.standard_normal()
+        fine = np.linspace(0, 6, 60001)
+        worse = np.interp(fine, np.log2(b), above) > level
+        wanted = np.inf if worse[-1] else 2**fine[worse.nonzero()[0][-1]] if worse.any() else 0.
+        assert crossing(b, above, level) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_bootstrap_holds_the_truth_as_often_as_it_says():
+    rng, held = np.random.default_rng(1), 0
+    truth = np.array([3., 1., -1.])                          # crosses at b = 2**1.5
+    for _ in range(100):
+        above = truth + rng.standard_normal((10, 1))
+        _, low, high = bootstrap([1, 2, 4], above, np.zeros(10), times=200)
+        held += low <= 2**1.5 <= high
+    assert 84 <= held <= 100
+
+
+def test_error_table_takes_common_seeds(tmp_path, monkeypatch):
+    made_up(tmp_path, "batch-size", [c for c in chapter.clean() if c["seed"] < 3 or c["norm"]["name"] == "ln"],
+            lambda c: c["seed"] + (10 if c["norm"]["name"] == "ln" else 0))
+    monkeypatch.chdir(tmp_path)
+    found = error_table(chapter.recorded("batch-size"), ["LN", "GN"])
+    assert found.tolist() == [[10., 0.], [11., 1.], [12., 2.]]
+
+
+def test_best_rates_takes_the_mean_over_both_splits(tmp_path, monkeypatch):
+    def error_of(c):                                         # .3 is best on one split, 1 on the other and on the whole
+        return {.1: 50, .3: 10 if c["seed"] == 100 else 40, 1.: 20}[c["train"]["lr"]]
+    made_up(tmp_path, "batch-size-tune", chapter.tuning(), error_of)
+    monkeypatch.chdir(tmp_path)
+    assert set(chapter.best_rates(chapter.recorded("batch-size-tune")).values()) == {1.}
+
+
+def words(tmp_path, monkeypatch, values, slope=0.):
+    made_up(tmp_path, "batch-size", chapter.clean(), by_method(values))
+    made_up(tmp_path, "batch-size-paper", chapter.paper_mode(),
+            lambda c: 10 + slope*np.log2(c["train"]["batch_size"]) + by_method(lambda n: 0.)(c))
+    monkeypatch.chdir(tmp_path)
+    found = verdicts()
+    assert all(check_verdict(v).chapter == "20_batch_size" for v in found)
+    return [v.word for v in found]
+
+
+def test_verdicts_where_all_holds(tmp_path, monkeypatch):
+    bn = {1: 45., 2: 36., 4: 30., 16: 25., 64: 23.9}
+    found = words(tmp_path, monkeypatch,
+                  lambda n: bn[int(n[8:])] if n[:2] == "BN" else 24.1 if n == "GN" else 26.)
+    assert found == ["holds", "holds", "holds", "does not hold here", "holds", "holds"]      # they cross at 50
+
+
+def test_verdicts_on_the_opposite(tmp_path, monkeypatch):
+    found = words(tmp_path, monkeypatch,
+                  lambda n: 10. if n[:2] == "BN" else 15. if n == "GN" else 12., slope=2.)
+    assert found == ["does not hold here"]*6
+
+
+def test_verdict_of_paper_mode_needs_records(tmp_path, monkeypatch):
+    made_up(tmp_path, "batch-size", chapter.clean(), by_method(lambda n: 10.))
+    monkeypatch.chdir(tmp_path)
+    found = verdicts()
+    assert found[1].word == "open" and found[1].because == chapter.NOTHING
+
+
+def test_verdicts_without_any_records(tmp_path, monkeypatch):
+    (tmp_path/"results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {(check_verdict(v).word, v.because) for v in verdicts()} == {("open", chapter.NOTHING)}
