@@ -9,7 +9,7 @@ __all__ = ['RESNET50', 'COUNTS', 'SIZES', 'OFFSETS', 'PROBE', 'BASE', 'LN', 'IN'
            'layer_numbers', 'of', 'averaged', 'against', 'said', 'works_well', 'scaling', 'share_left', 'bias_effect',
            'best_sizes', 'worth', 'inside', 'met', 'crossing', 'balance', 'verdicts']
 
-# %% ../../nbs/22_how_many_groups.ipynb #d3b257e7
+# %% ../../nbs/22_how_many_groups.ipynb #df173acb
 import json
 
 import numpy as np
@@ -21,14 +21,14 @@ from .evidence import Verdict, by_seed, recorded
 from .figures import compare, holm
 from .sweep import grid, tuned
 
-# %% ../../nbs/22_how_many_groups.ipynb #4100ac8a
+# %% ../../nbs/22_how_many_groups.ipynb #623db634
 RESNET50 = (64, 128, 256, 512, 1024, 2048)     # widths of its normalized layers
 
 def channels_per_group(num_groups:int=32, widths=RESNET50)->dict:
     "Width -> channels in a group."
     return {C: C//num_groups for C in widths}
 
-# %% ../../nbs/22_how_many_groups.ipynb #bad95f3b
+# %% ../../nbs/22_how_many_groups.ipynb #d674b496
 COUNTS, SIZES, OFFSETS = (1, 2, 4, 8), (1, 2, 4, 8), (.5, 1., 2.)
 PROBE = "gn_nb.lab.group_count:statistics"
 BASE = {"data": {"name": "digits", "train": 600, "val": 197, "test": 1000, "noise": .5},
@@ -55,7 +55,7 @@ def with_rate(
     "The config with the learning rate that was chosen for its normalization."
     return grid(config, {"train.lr": [chosen[json.dumps(norm or config["norm"])]]})[0]
 
-# %% ../../nbs/22_how_many_groups.ipynb #9ae18b4f
+# %% ../../nbs/22_how_many_groups.ipynb #c96cfeff
 def groups_lr():
     "Every normalization of this chapter with three learning rates, two seeds; looked at on val alone."
     return seeded(grid(BASE, {"norm": [*TABLE, BN, WS], "train.lr": [.1, .3, .9]}), range(2))
@@ -101,7 +101,7 @@ def groups_gpu():
 SWEEPS = {"groups-lr": groups_lr, "groups": groups, "offsets": offsets, "groups-cifar": groups_cifar,
           "groups-gpu-lr": groups_gpu_lr, "groups-gpu": groups_gpu}
 
-# %% ../../nbs/22_how_many_groups.ipynb #e75223a0
+# %% ../../nbs/22_how_many_groups.ipynb #ae202502
 def statistics(net, data, config)->list:
     "What enters each normalization, from up to 2,000 test images: the numbers of chapter 5; groups as they lie."
     return [layer_numbers(t, v) for t, v in image_moments(net, data.x_test[:2000])]
@@ -130,7 +130,7 @@ def layer_numbers(t, v)->dict:
             "A": float(A), "B": float(B), "sizes": sizes, "bias2": [*map(float, bias)],
             "variance": [*map(float, noise)]}
 
-# %% ../../nbs/22_how_many_groups.ipynb #4ed10fbf
+# %% ../../nbs/22_how_many_groups.ipynb #1cb1c183
 def of(records:list, norm:dict)->list:
     "The records of one normalization."
     return [r for r in records if named(r["config"]["norm"]) == norm]
@@ -149,7 +149,7 @@ def said(c)->str:
     "A comparison in words."
     return f"{c.mean:+.1f} points (95% from {c.low:+.1f} to {c.high:+.1f})"
 
-# %% ../../nbs/22_how_many_groups.ipynb #048387a8
+# %% ../../nbs/22_how_many_groups.ipynb #e005c6df
 INNER = TABLE[1:4], TABLE[5:8]                      # fixed numbers, fixed sizes: neither LN nor IN
 MATCHED = [TABLE[2], TABLE[3]], [TABLE[7], TABLE[6]]    # G = 4 and 8, C/G = 8 and 4: alike in the layer of 32 channels
 
@@ -175,7 +175,7 @@ def scaling(records)->tuple:
                   f"{said(c)}; over all three inner settings, where fixed sizes are the smaller groups: "
                   f"{said(everything)}")
 
-# %% ../../nbs/22_how_many_groups.ipynb #be9dc0fa
+# %% ../../nbs/22_how_many_groups.ipynb #368b08c2
 def share_left(records, norm=BN)->float:
     "Bias² of four groups over that of one, mean over the layers and seeds of networks trained with `norm`."
     found = [layer["bias2"][layer["sizes"].index(layer["C"]//4)]/layer["bias2"][-1]
@@ -197,7 +197,7 @@ def bias_effect(records, made)->tuple:
         f"{text}; a bias made as large as two standard deviations costs LN {said(ln)}, and four groups save of it "
         f"{said(saved)}")
 
-# %% ../../nbs/22_how_many_groups.ipynb #bd27f168
+# %% ../../nbs/22_how_many_groups.ipynb #0c28af9f
 def best_sizes(records, norm)->list:
     "For every layer and seed: (channels, the group size with the least bias² + variance), groups as they lie."
     return [(layer["C"], layer["sizes"][int(np.argmin(np.add(layer["bias2"], layer["variance"])))])
@@ -214,7 +214,7 @@ def inside(found)->float:
     "Share of `best_sizes` that are neither 1 nor all channels."
     return float(np.mean([1 < D < C for C, D in found]))
 
-# %% ../../nbs/22_how_many_groups.ipynb #32048ba0
+# %% ../../nbs/22_how_many_groups.ipynb #5658cdc2
 def met(batch_size_records)->tuple:
     "The batch sizes between which BN stops being worse than four groups on average; None without such records."
     group, found = averaged(batch_size_records, [GN4]) if batch_size_records else {}, {}
@@ -243,7 +243,7 @@ def balance(records)->tuple:
     return word, (f"bias² plus variance is least at an inner size in {100*share['BN']:.0f} per cent of the layers "
                   f"trained with BN, in {100*share['GN']:.0f} per cent of those trained with four groups")
 
-# %% ../../nbs/22_how_many_groups.ipynb #dfddb546
+# %% ../../nbs/22_how_many_groups.ipynb #f265abbb
 def verdicts()->list:
     "What this chapter finds about the claims it quotes."
     records, made = recorded("groups"), recorded("offsets", required=False)
