@@ -8,7 +8,7 @@ __all__ = ['NETS', 'START', 'HALF', 'SWEEPS', 'MARGIN', 'ordered', 'Regrouped', 
            'grouping', 'partitions', 'trained_with', 'against', 'same_method', 'by_index', 'looked', 'rise', 'zero',
            'arbitrary', 'ranks', 'unusual', 'dependent', 'estimates', 'verdicts']
 
-# %% ../../nbs/23_what_groups_are.ipynb #fc2e480d
+# %% ../../nbs/23_what_groups_are.ipynb #fd4ac292
 import copy
 
 import numpy as np
@@ -27,7 +27,7 @@ from .sweep import grid
 from .train import evaluate
 from ..ops import group_norm
 
-# %% ../../nbs/23_what_groups_are.ipynb #a1ccee40
+# %% ../../nbs/23_what_groups_are.ipynb #10e6a047
 def ordered(C, num_groups, partition="contiguous", seed=0)->torch.Tensor:
     "The channels, (C,), such that each group is a run of neighbours of this order."
     at = torch.arange(C)
@@ -63,7 +63,7 @@ class Regrouped(nn.GroupNorm):
         if self.deal_by == "random": return ordered(self.num_channels, self.num_groups, "random", self.seed + 1000)
         return alike(x, self.num_groups, self.deal_by, self.seed).to(x.device)
 
-# %% ../../nbs/23_what_groups_are.ipynb #6fac4cf6
+# %% ../../nbs/23_what_groups_are.ipynb #70cdf33b
 def balanced(features, num_groups, rng, starts=5, rounds=20)->np.ndarray:
     "k-means with clusters of one size: the order of the rows of (C, k) features in which each cluster is a run."
     C, best = len(features), (np.inf, None)
@@ -90,7 +90,7 @@ def alike(x, num_groups, by="moments", seed=0)->torch.Tensor:
         f = nn.functional.normalize(f - f.mean(1, keepdim=True), dim=1)                # squared distance 2 - 2 r
     return torch.from_numpy(balanced(f.cpu().numpy(), num_groups, np.random.default_rng(seed)))
 
-# %% ../../nbs/23_what_groups_are.ipynb #5e2ca8be
+# %% ../../nbs/23_what_groups_are.ipynb #2dbea376
 class Orbits(nn.Conv2d):
     "A 3 by 3 convolution whose filters come in fours: one, and its three mirror images, as neighbours."
     def __init__(self, before, after, stride=1):
@@ -110,7 +110,7 @@ def orbit_net(norm, channels=1, classes=10, widths=(16, 32, 64)):
         before = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
-# %% ../../nbs/23_what_groups_are.ipynb #588d9a56
+# %% ../../nbs/23_what_groups_are.ipynb #b502e001
 def norms(net)->dict:
     "The group normalizations of a network, by name, in order."
     return {name: m for name, m in net.named_modules() if isinstance(m, nn.GroupNorm)}
@@ -136,7 +136,7 @@ def redealt(net, rng, how="anew")->nn.Module:
         return new
     return replaced(net, make)
 
-# %% ../../nbs/23_what_groups_are.ipynb #28406b4f
+# %% ../../nbs/23_what_groups_are.ipynb #27934bed
 class Population(nn.Module):
     "A normalization by fixed numbers: a mean and a deviation for each channel, the same for every image."
     def __init__(self, norm):
@@ -182,7 +182,7 @@ def recalibrated(net, changed, x)->nn.Module:
     for hook in hooks: hook.remove()
     return changed
 
-# %% ../../nbs/23_what_groups_are.ipynb #800ae078
+# %% ../../nbs/23_what_groups_are.ipynb #544d9393
 def deal_tests(t, num_groups, order, rng, deals=200)->dict:
     "How groups compare with random deals of the same channels: unlikeness of channel means, and how much they move."
     C, cov, means = t.shape[1], np.cov(t.T), t.mean(0)
@@ -195,7 +195,7 @@ def deal_tests(t, num_groups, order, rng, deals=200)->dict:
     return {"p_alike": float(p[0]), "p_still": float(p[1]), "alike": float(own[0]/dealt[0].mean()),
             "still": float(own[1]/dealt[1].mean())}
 
-# %% ../../nbs/23_what_groups_are.ipynb #52deb2ae
+# %% ../../nbs/23_what_groups_are.ipynb #b51b4b27
 def look_inside(net, data, config)->dict:
     "A trained network, its groups tested, dealt anew, and its statistics replaced; errors on the test images."
     seed = config.get("seed", 0)
@@ -215,7 +215,7 @@ def look_inside(net, data, config)->dict:
                     "anew_matched": [wrong(recalibrated(net, n, data.x)) for n in anew[:3]],
                     "population_matched": wrong(recalibrated(net, averages, data.x))}
 
-# %% ../../nbs/23_what_groups_are.ipynb #596a0543
+# %% ../../nbs/23_what_groups_are.ipynb #8f78ff3d
 NETS = {"GN": GN4, "LN": LN, "BN": BN, "GN, WS": WS}
 START = BASE | {"data": BASE["data"] | {"noise": .3}, "train": BASE["train"] | {"epochs": 12}}
 HALF = 6*18                                        # steps in half of the twelve epochs
@@ -241,7 +241,7 @@ def partitions():
 
 SWEEPS = {"grouping": grouping, "partitions": partitions}
 
-# %% ../../nbs/23_what_groups_are.ipynb #9c337b66
+# %% ../../nbs/23_what_groups_are.ipynb #e4c9c825
 MARGIN = 1.     # points of error
 
 def trained_with(records, tied=False, **norm)->dict:
@@ -268,7 +268,7 @@ def by_index(records)->tuple:
     return word, (f"every fourth channel against neighbours {said(found[0])}, a random deal against neighbours "
                   f"{said(found[1])}")
 
-# %% ../../nbs/23_what_groups_are.ipynb #ae892b43
+# %% ../../nbs/23_what_groups_are.ipynb #6873eb1d
 def looked(records, norm, contrast=0.)->list:
     "The records of grouping with this normalization and this contrast that ended well."
     done = [r for r in of(records, norm) if r["status"] == "done"]
@@ -290,10 +290,10 @@ def arbitrary(records, made)->tuple:
     harm = c.mean > 0 and c.p_different < .05
     word = ("does not hold here" if before == "does not hold here" else "open" if before == "open" or
             not (harm or c.p_equivalent < .05) else "holds in part" if harm else "holds")
-    return word, (f"that any deal will do before training: {before}; dealing a trained network anew changes its error by "
-                  f"{said(c)}")
+    return word, (f"that any deal will do before training: {before}; dealing a trained network anew changes its error "
+                  f"by {said(c)}")
 
-# %% ../../nbs/23_what_groups_are.ipynb #5897904d
+# %% ../../nbs/23_what_groups_are.ipynb #83bc4bd4
 def ranks(records, norm, statistic, contrast=0.)->np.ndarray:
     "(seeds, layers): 'p_alike' or 'p_still', the share of random deals at or below the groups that the network has."
     return np.array([[layer[statistic] for layer in r["probe"]["layers"]] for r in looked(records, norm, contrast)])
@@ -309,7 +309,7 @@ def unusual(records, norms=(GN4, BN))->dict:
                     p.append(stats.kstest(values, "uniform", alternative=way).pvalue)
     return dict(zip(keys, map(float, holm(p))))
 
-# %% ../../nbs/23_what_groups_are.ipynb #4f441aa0
+# %% ../../nbs/23_what_groups_are.ipynb #a4c8a1e7
 def dependent(records, made)->tuple:
     "Word and reason: is group normalization sensible because groups hold dependent channels?"
     tests = unusual(records)
@@ -330,7 +330,7 @@ def dependent(records, made)->tuple:
                   f"likeness half way against a random deal: moments {said(likeness['moments'])}, profile "
                   f"{said(likeness['profile'])}; tied filters, aligned against not: {said(oracle)}")
 
-# %% ../../nbs/23_what_groups_are.ipynb #7bbc0927
+# %% ../../nbs/23_what_groups_are.ipynb #f900a819
 def estimates(records)->tuple:
     "Word and reason: do the statistics of an image stand for those of all images?"
     found = {j: against(d, zero(d)) for j in (0., 1.) for d in [rise(records, GN4, "population", j)]}
@@ -340,7 +340,7 @@ def estimates(records)->tuple:
     return word, (f"statistics of all images in place of each image's own change the error of a trained GN network by "
                   f"{said(found[0.])}, with varied contrast by {said(found[1.])}")
 
-# %% ../../nbs/23_what_groups_are.ipynb #e2526640
+# %% ../../nbs/23_what_groups_are.ipynb #9d1f0711
 def verdicts()->list:
     "What this chapter finds about the claims it quotes."
     records, made = recorded("grouping"), recorded("partitions")
