@@ -1,0 +1,163 @@
+"Chapter 22: what its sweeps ask for, what its probe measures, and its verdicts on made-up records, both ways."
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from gn_nb.lab import group_count as chapter
+from gn_nb.lab.data import load
+from gn_nb.lab.evidence import check_verdict
+from gn_nb.lab.models import build
+from gn_nb.lab.sweep import append, key, record, sweeps
+from gn_nb.lab.train import check_config, run
+from gn_nb.testing import assert_close, must_raise
+
+pytestmark = pytest.mark.quick
+LAYER = {"C": 16, "sigma2": 2., "spread": 1., "A": 1., "B": 0., "sizes": [1, 2, 4, 8, 16]}
+RISING = LAYER | {"bias2": [0, .5, .75, .9, 1.], "variance": [1., .9, .8, .7, .6]}         # least at one channel
+HOLLOW = LAYER | {"bias2": [0, .1, .1, .2, .3], "variance": [1., .5, .1, .2, .3]}          # least at four
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch): monkeypatch.chdir(ROOT)
+
+
+def made(norm, errors, layer=RISING, **more):
+    "A record for each seed with these errors in per cent; None: a run that diverged."
+    base = chapter.BASE | {"norm": norm} | more
+    return [record(c, {"status": "diverged"} if e is None else
+                   {"status": "done", "final": {"running": {"test": {"error": e/100}, "val": {"error": .5}}},
+                    "probe": [layer]*3})
+            for c, e in zip(chapter.seeded([base], range(len(errors))), errors)]
+
+
+def around(mean, n=10, spread=.2, seed=0): return mean + spread*np.random.default_rng(seed).standard_normal(n)
+
+
+def table(inner, layer_norm, instance, fixed=0.):
+    "Records of a whole table; `fixed` is added where the number of groups is fixed."
+    out = made(chapter.LN, around(layer_norm, seed=1)) + made(chapter.IN, around(instance, seed=2))
+    for k, norm in enumerate((*chapter.INNER[0], *chapter.INNER[1])):
+        out += made(norm, around(inner + fixed*(k < 3), seed=3 + k))
+    return out
+
+
+def test_sweeps():
+    sizes = {"groups-lr": 60, "groups": 12*chapter.SEEDS, "offsets": 10*chapter.SEEDS, "groups-cifar": 25,
+             "groups-gpu-lr": 84}
+    for name, size in sizes.items():
+        configs = chapter.SWEEPS[name]()
+        assert sweeps()[name] is chapter.SWEEPS[name]
+        assert len(configs) == len({*map(key, configs)}) == size, name
+        different = {json.dumps([c["model"], c["norm"]]): c for c in map(check_config, configs)}
+        for config in different.values(): build(**config["model"], norm=config["norm"])
+        seeds = [c["seed"] for c in configs]
+        assert seeds == sorted(seeds)                                                  # balanced if stopped
+        assert all(c["data"]["split"] == c["seed"] for c in configs)
+    assert len({c["train"]["lr"] for c in chapter.groups()}) > 1                    # tuned, not all alike
+
+
+def test_the_gpu_sweep_takes_the_rates_that_its_tuning_chose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    must_raise(FileNotFoundError, "results", chapter.groups_gpu)
+    for config in chapter.groups_gpu_lr():
+        good = .1 if config["norm"].get("num_groups") == 8 else .3
+        error = .2 if config["train"]["lr"] == good else .4
+        (tmp_path/"results").mkdir(exist_ok=True)
+        append(tmp_path/"results/groups-gpu-lr.jsonl", record(config, {"status": "done", "final": {"running": {
+            "val": {"error": error}, "test": {"error": 1 - error}}}}))
+    configs = chapter.groups_gpu()
+    assert len(configs) == len({*map(key, configs)}) == 70 and {c["train"]["epochs"] for c in configs} == {30}
+    for c in configs: assert c["train"]["lr"] == (.1 if c["norm"].get("num_groups") == 8 else .3), c["norm"]
+
+
+def test_the_probe_sees_what_enters_the_normalizations():
+    data = load("digits", train=20, val=20, test=50)
+    net = build("plain", {"name": "gn", "num_groups": 4, "offset": 3.}).eval()
+    found = chapter.statistics(net, data, {})
+    with torch.no_grad(): entering = net[1][0](net[0](data.x_test)).double()          # behind the offset
+    t = entering.mean((2, 3)).numpy()
+    means = t.mean(0)
+    assert [layer["C"] for layer in found] == [16, 32, 32] and found[0]["sizes"] == [1, 2, 4, 8, 16]
+    assert_close(np.array(found[0]["bias2"][2]), np.mean([np.var(means[k:k + 4]) for k in range(0, 16, 4)]), 1e-9)
+    pairs = np.stack([t[:, [k, k + 1]].mean(1) for k in range(0, 16, 2)])
+    assert_close(np.array(found[0]["variance"][1]), pairs.var(1, ddof=1).mean(), 1e-9)
+    assert_close(np.array(found[0]["sigma2"]), entering.transpose(0, 1).flatten(1).var(1, correction=0).numpy().mean(),
+                 1e-6)
+    A, B = t.var(0, ddof=1).mean(), np.cov(t.T)[~np.eye(16, dtype=bool)].mean()
+    assert_close(np.array([found[0]["A"], found[0]["B"]]), np.array([A, B]), 1e-9)
+    assert_close(np.array(found[0]["spread"]), means.var(ddof=1) - (A - B)/50, 1e-9)
+    assert 4 < found[0]["spread"] < 20                                       # the offset's 9, and a little more
+
+
+def test_a_run_with_the_probe_is_plain():
+    config = chapter.BASE | {"norm": "ln", "probe": chapter.PROBE, "train": {"epochs": 1}}
+    found = run(config)["probe"]
+    assert json.loads(json.dumps(found)) == found and len(found) == 3 and len(json.dumps(found)) < 3000
+
+
+@pytest.mark.parametrize("records, word", [
+    (table(5, 7, 8), "holds"), (table(5, 5, 8), "holds in part"), (table(5, 3, 8), "does not hold here"),
+    (table(5, 5, 5), "holds in part")])
+def test_works_well(records, word): assert chapter.works_well(records)[0] == word
+
+
+def test_one_bad_inner_setting_refutes():
+    records = [r for r in table(5, 7, 8) if r["config"]["norm"] != chapter.TABLE[5]]
+    assert chapter.works_well(records + made(chapter.TABLE[5], around(9, seed=9)))[0] == "does not hold here"
+    wild = table(5, 7, 8)
+    for r in wild:                                     # a run that failed counts as wrong on every image
+        if r["config"]["norm"] == chapter.TABLE[5]: r |= {"status": "diverged"}
+    assert chapter.works_well(wild)[0] == "does not hold here"
+
+
+@pytest.mark.parametrize("fixed, word", [(0., "does not hold here"), (3., "holds"), (-3., "does not hold here")])
+def test_scaling(fixed, word): assert chapter.scaling(table(5, 7, 8, fixed))[0] == word
+
+
+def test_scaling_is_open_where_seeds_differ_too_much():
+    records = [r for k, n in enumerate((*chapter.INNER[0], *chapter.INNER[1]))
+               for r in made(n, around(20, spread=9, seed=k))]
+    assert chapter.scaling(records)[0] == "open"
+
+
+@pytest.mark.parametrize("ln, gn, word", [(15, 5, "holds"), (15, 15, "holds in part"), (5, 5, "holds in part")])
+def test_bias_effect(ln, gn, word):
+    records = table(5, 5, 5) + made(chapter.BN, around(5, seed=20))
+    offsets = made(chapter.LN | {"offset": 2.}, around(ln, seed=21)) + made(chapter.GN4 | {"offset": 2.},
+                                                                           around(gn, seed=22))
+    found, because = chapter.bias_effect(records, offsets)
+    assert found == word and "keep 75 per cent" in because
+    assert chapter.bias_effect(records, [])[0] == "open"
+
+
+@pytest.mark.parametrize("bn, gn, word", [(HOLLOW, RISING, "holds"), (RISING, HOLLOW, "holds in part"),
+                                         (RISING, RISING, "does not hold here")])
+def test_balance(bn, gn, word):
+    records = made(chapter.BN, around(5), bn) + made(chapter.GN4, around(5), gn)
+    assert chapter.balance(records)[0] == word
+
+
+def test_where_the_errors_meet():
+    records = made(chapter.BN, around(5), RISING) + made(chapter.GN4, around(5), RISING)
+    assert_close(chapter.worth(records, chapter.BN), np.full((10, 3), 1/1.55), 1e-9)
+    assert chapter.crossing(records, [])[0] == "open"
+    def batch(errors): return made(chapter.GN4, around(5)) + [
+        r for b, e in errors.items() for r in made(chapter.BN | {"ghost": b}, around(e, seed=b))]
+    assert chapter.met(batch({1: 9, 2: 8, 4: 3, 8: 3})) == (2, 4)
+    assert chapter.met(batch({1: 3, 2: 3})) == (0, 1) and chapter.met(batch({1: 9, 2: 9})) == (2, np.inf)
+    assert chapter.met(batch({1: 9, 2: 3, 4: 9, 8: 3})) == (4, 8)                      # the last time counts
+    assert chapter.crossing(records, batch({1: 9, 2: 3}))[0] == "holds"
+    assert chapter.crossing(records, batch({8: 9, 16: 3}))[0] == "does not hold here"
+
+
+def test_arithmetic():
+    assert chapter.channels_per_group() == {64: 2, 128: 4, 256: 8, 512: 16, 1024: 32, 2048: 64}
+
+
+def test_verdicts_from_the_records():
+    found = [*map(check_verdict, chapter.verdicts())]
+    assert len(found) == 6 and {v.chapter for v in found} == {"22_how_many_groups"}
+    assert found[2].word == "does not hold here"
