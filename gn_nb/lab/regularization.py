@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['PROBE', 'SWEEPS', 'arms', 'train_probe', 'runs', 'regularization', 'regularization_cifar', 'regularization_gpu']
 
-# %% ../../nbs/25_regularization.ipynb #80a0b728
+# %% ../../nbs/25_regularization.ipynb #e4091011
 import torch
 from torch import nn
 
-from .architectures import THUMBNAILS
+from .architectures import THUMBNAILS, noisy
 from .evidence import Verdict, error, paired, pick, recorded
 from .figures import compare, interval
 from .sweep import grid, tuned
 from .train import evaluate
 
-# %% ../../nbs/25_regularization.ipynb #15d2c140
+# %% ../../nbs/25_regularization.ipynb #90761c69
 def arms(num_groups, b):
     "Name -> norm, further keys of the model, further keys of the training."
     gn = {"name": "gn", "num_groups": num_groups}
@@ -33,20 +33,21 @@ def runs(data, model, train, rates, seeds, num_groups, b=32):
     "Every arm with every learning rate, seed by seed."
     return [{"data": data, "model": model | m, "norm": norm, "seed": seed, "probe": PROBE,
              "train": train | more | {"lr": lr}}
-            for seed in range(seeds) for norm, m, more in arms(num_groups, b).values() for lr in rates]
+            for seed in seeds for norm, m, more in arms(num_groups, b).values() for lr in rates]
 
 def regularization():
     "Noisy digits, a small network."
-    return runs({"name": "digits", "noise": .7}, {"name": "plain"}, {"epochs": 20, "batch_size": 32}, [.05, .2], 10, 4)
+    train = {"epochs": 20, "batch_size": 32}
+    return [c for s in range(10) for c in runs(noisy(s, .7), {"name": "plain"}, train, [.05, .2], [s], 4)]
 
 def regularization_cifar():
     "8,000 photographs of half the size."
-    return runs(THUMBNAILS, {"name": "vgg", "width": 8, "pools": 3}, {"epochs": 12, "batch_size": 32}, [.05], 5, 4)
+    return runs(THUMBNAILS, {"name": "vgg", "width": 8, "pools": 3}, {"epochs": 12, "batch_size": 32}, [.05], range(5), 4)
 
 def regularization_gpu():
     "All of CIFAR-10 and 20 layers, as a GPU can."
     return runs({"name": "cifar10"}, {"name": "resnet", "depth": 20},
-                {"epochs": 30, "batch_size": 32, "augmented": True}, [.02, .05, .1], 5, 8)
+                {"epochs": 30, "batch_size": 32, "augmented": True}, [.02, .05, .1], range(5), 8)
 
 SWEEPS = {"regularization": regularization, "regularization-cifar": regularization_cifar,
           "regularization-cifar-gpu": regularization_gpu}
