@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'PROBE', 'SWEEPS', 'CHAPTER', 'arms', 'train_probe', 'half',
            'regularization_gpu', 'of_arm', 'train_loss', 'spread', 'noise_verdict', 'errors_of', 'par_verdict',
            'ws_verdict', 'verdicts']
 
-# %% ../../nbs/25_regularization.ipynb #a192e643
+# %% ../../nbs/25_regularization.ipynb #8ee7976d
 import math
 
 import numpy as np
@@ -22,7 +22,7 @@ from .sweep import tuned
 from .train import evaluate
 from ..layers import GroupNorm
 
-# %% ../../nbs/25_regularization.ipynb #e2bce8c8
+# %% ../../nbs/25_regularization.ipynb #925c6cd7
 def arms(num_groups, b):
     "Name -> norm, further keys of the model, further keys of the training."
     gn = {"name": "gn", "num_groups": num_groups}
@@ -38,7 +38,7 @@ def train_probe(net, data, config)->dict:
     "Loss and error on the training images as in use: no noise, no dropout, no smoothing."
     return evaluate(net, data.x, data.y)
 
-# %% ../../nbs/25_regularization.ipynb #7ded52ba
+# %% ../../nbs/25_regularization.ipynb #1fd4fb79
 def half(
     gn, noise, bn,    # test errors, paired by position
 )->Comparison:        # of h with 0
@@ -46,7 +46,7 @@ def half(
     gn, noise, bn = (np.asarray(v, dtype=np.float64) for v in (gn, noise, bn))
     return compare(gn - noise, (gn - bn)/2, 1.)
 
-# %% ../../nbs/25_regularization.ipynb #3f9fc959
+# %% ../../nbs/25_regularization.ipynb #38a483da
 def runs(data, model, train, rates, seeds, num_groups, b=32):
     "Every arm with every learning rate, seed by seed."
     return [{"data": data, "model": model | m, "norm": norm, "seed": seed, "probe": PROBE,
@@ -83,7 +83,7 @@ def train_loss(record)->float:
     "Loss on the training images as in use; that of guessing among ten for a run that failed."
     return record["probe"]["loss"] if record["status"] == "done" else math.log(10)
 
-# %% ../../nbs/25_regularization.ipynb #32b133b4
+# %% ../../nbs/25_regularization.ipynb #13f82d12
 def spread(
     net:nn.Module,        # in eval mode
     x:torch.Tensor,       # images
@@ -103,7 +103,7 @@ def spread(
     for h in hooks: h.remove()
     return out
 
-# %% ../../nbs/25_regularization.ipynb #2b158fac
+# %% ../../nbs/25_regularization.ipynb #33f8e36d
 CHAPTER = "25_regularization"
 
 def noise_verdict(records, beside=())->Verdict:
