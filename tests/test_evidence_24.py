@@ -8,7 +8,7 @@ from gn_nb.lab import architectures as lab
 from gn_nb.lab.data import load
 from gn_nb.lab.evidence import check_verdict
 from gn_nb.lab.models import ByVariance, build
-from gn_nb.lab.sweep import key, record
+from gn_nb.lab.sweep import key
 from gn_nb.lab.train import check_config, train
 from gn_nb.layers import GroupNorm
 from gn_nb.testing import assert_close
@@ -24,7 +24,7 @@ def made(configs, error):
         e = error(c)
         part = {"error": (e or 0)/100 + .001*(c["seed"] % 3), "loss": 1.}
         done = {"status": "done", "final": {"running": {"val": part, "test": part}}, "curves": {"train_loss": [1.]}}
-        out.append(record(c, {"status": "diverged"} if e is None else done))
+        out.append({"key": key(c), "config": c} | ({"status": "diverged"} if e is None else done))
     return out
 
 

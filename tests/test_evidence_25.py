@@ -9,7 +9,7 @@ from gn_nb.lab import regularization as lab
 from gn_nb.lab.data import load
 from gn_nb.lab.evidence import check_verdict
 from gn_nb.lab.models import build
-from gn_nb.lab.sweep import key, record
+from gn_nb.lab.sweep import key
 from gn_nb.lab.train import check_config, errors, loss_of, run
 from gn_nb.testing import assert_close
 
@@ -32,8 +32,8 @@ def made(error, loss=None, configs=None):
     for c in lab.regularization() if configs is None else configs:
         arm, jitter = arm_of(c), (c["seed"] % 3)
         part = {"error": error.get(arm, 10.)/100 + .001*jitter, "loss": 1.}
-        out.append(record(c, {"status": "done", "final": {"running": {"val": part, "test": part}},
-                              "probe": {"loss": (loss or {}).get(arm, .1) + .001*jitter, "error": 0.}}))
+        out.append({"key": key(c), "config": c, "status": "done", "final": {"running": {"val": part, "test": part}},
+                    "probe": {"loss": (loss or {}).get(arm, .1) + .001*jitter, "error": 0.}})
     return out
 
 
@@ -60,7 +60,7 @@ def test_the_probe_sees_no_noise():
     with torch.no_grad(): logits = net.eval()(data.x)
     assert_close(seen["loss"], float(loss_of(logits, data.y)), 1e-5)
     assert_close(seen["error"], float(errors(logits, data.y).mean()), 1e-6)
-    assert_close(lab.train_loss(record(config, {"status": "diverged"})), math.log(10), 1e-12)
+    assert_close(lab.train_loss({"config": config, "status": "diverged"}), math.log(10), 1e-12)
 
 
 def test_half():
