@@ -8,7 +8,7 @@ __all__ = ['AFFINES', 'SOURCE', 'RAW', 'ENTRANCES', 'WAYS', 'PLAIN', 'THUMBNAILS
            'vgg_cifar', 'vgg_gpu', 'of_vgg', 'watch', 'points', 'change', 'scale_verdict', 'affine_verdict',
            'entrance_verdict', 'vgg_verdict', 'verdicts']
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #982fe6ee
+# %% ../../nbs/24_entrance_and_affine.ipynb #acddd4ec
 import math
 
 import numpy as np
@@ -22,7 +22,7 @@ from .models import ByVariance
 from .sweep import grid, tuned
 from ..layers import GroupNorm
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #a33aec5d
+# %% ../../nbs/24_entrance_and_affine.ipynb #8c21fc81
 def exponent(
     layer:nn.Module,     # a normalization
     x:torch.Tensor,
@@ -31,7 +31,7 @@ def exponent(
     "How a layer's output depends on the scale of its input."
     with torch.no_grad(): return math.log(float(layer(a*x).norm()/layer(x).norm()))/math.log(a)
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #4bf87910
+# %% ../../nbs/24_entrance_and_affine.ipynb #ff7920d1
 def left_over(
     x:np.ndarray,            # (N, C, S): a sample of activations
     num_groups:int,
@@ -51,7 +51,7 @@ def left_over(
     weight = (u*wanted).mean(1, keepdims=True)/np.square(u).mean(1, keepdims=True)
     return float(np.square(weight*u - wanted).mean())                            # ... and weight: least squares
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #a637ecca
+# %% ../../nbs/24_entrance_and_affine.ipynb #2963e26f
 AFFINES = ("channel", "group", "none")
 
 def noisy(seed, noise=.5):
@@ -76,7 +76,7 @@ def of_affine(
     name = "gn" if affine else "variance"
     return tuned(pick(records, {"norm.name": name, "norm.num_groups": groups, "norm.affine": affine}))
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #030a906e
+# %% ../../nbs/24_entrance_and_affine.ipynb #59024b6a
 def tinted_source(channels:int=3, target:str="digit", cast:float=1., scale:float=1., seed:int=0):
     "Digits in `channels` channels, to each of which a number is added; labelled by digit, brightness or colour cast."
     x, y = digits_source()[0]["train"]
@@ -91,7 +91,7 @@ RAW = {"standardize": False, "scale": 255.}
 ENTRANCES = dict(none=None, gcd={"name": "gn", "num_groups": 32, "fallback": "gcd"},
                  divisor={"name": "gn", "num_groups": 32, "fallback": "divisor"})
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #f338636a
+# %% ../../nbs/24_entrance_and_affine.ipynb #443b8632
 def entrance():
     "A normalization of the images themselves, for labels that are in their brightness and labels that are not."
     out = []
@@ -114,7 +114,7 @@ def of_entrance(records, target, way, channels=3)->list:
     "The runs with one label and one of WAYS to enter."
     return pick(records, {"data.target": target, "data.channels": channels, "norm.name": "gn"} | WAYS[way])
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #a5472819
+# %% ../../nbs/24_entrance_and_affine.ipynb #40a0f191
 PLAIN = dict(none={"name": "none"}, bn2={"name": "bn", "ghost": 2}, bn32={"name": "bn", "ghost": 32},
              gn={"name": "gn", "num_groups": 4}, ln={"name": "ln"}, **{"in": {"name": "in"}})
 
@@ -149,7 +149,7 @@ def of_vgg(records, method)->list:
     norm = PLAIN[method]
     return tuned(pick(records, {"norm.name": norm["name"], "norm.ghost": norm.get("ghost")}))
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #9ce937c2
+# %% ../../nbs/24_entrance_and_affine.ipynb #42f23839
 PERCENTILES = (1, 20, 80, 99)
 
 def watch(
@@ -162,7 +162,7 @@ def watch(
         if m.training: steps.append(np.percentile(output.detach().numpy(), PERCENTILES).tolist())
     return last.register_forward_hook(look)
 
-# %% ../../nbs/24_entrance_and_affine.ipynb #14c1efb1
+# %% ../../nbs/24_entrance_and_affine.ipynb #35288611
 CHAPTER = "24_entrance_and_affine"
 
 def points(c:Comparison)->str:
