@@ -7,7 +7,7 @@ __all__ = ['FILES', 'GENERATED', 'SOURCES', 'SAMPLERS', 'Data', 'known', 'named'
            'clips_source', 'Files', 'check_sums', 'read_folder', 'read_hub', 'pixels', 'files_source', 'source', 'cut',
            'knobs', 'load', 'shuffled', 'class_sorted', 'pure', 'batches', 'augment']
 
-# %% ../../nbs/93_data.ipynb #6bf48c12
+# %% ../../nbs/93_data.ipynb #3f00f657
 import hashlib
 import os
 import pkgutil
@@ -20,7 +20,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-# %% ../../nbs/93_data.ipynb #f1f16a9e
+# %% ../../nbs/93_data.ipynb #a1646c62
 @dataclass(frozen=True)
 class Data:
     "Images (N, C, *spatial) as float32, and labels: (N,), or (N, H, W) where every pixel has one."
@@ -38,7 +38,7 @@ class Data:
         parts = {k: v.to(*args, **kwargs) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return Data(**parts, classes=self.classes, checksum=self.checksum)
 
-# %% ../../nbs/93_data.ipynb #ef1756f3
+# %% ../../nbs/93_data.ipynb #a1f8e6ab
 def known(
     what:str,     # the argument's name
     name:str,     # what was asked for; "package.module:function" is a function of your own
@@ -60,7 +60,7 @@ def digits_source():
     x, y = load_digits(return_X_y=True)
     return {"train": (x.reshape(-1, 1, 8, 8).astype(np.float32)/16, y)}, 10
 
-# %% ../../nbs/93_data.ipynb #62dd1b87
+# %% ../../nbs/93_data.ipynb #e94fb2e3
 def scene(rng, size):
     "One image (3, size, size) from about 0 to 1, and its labels (size, size): 0, or 1 to 4 for the kind of shape."
     v, u = np.mgrid[:size, :size]/size
@@ -83,7 +83,7 @@ def scenes_source(train:int=600, val:int=100, test:int=200, size:int=64, split:i
     def part(n, k): return [*map(np.stack, zip(*(scene(np.random.default_rng([split, k, i]), size) for i in range(n))))]
     return {"train": part(train, 0), "val": part(val, 1), "test": part(test, 2)}, 5
 
-# %% ../../nbs/93_data.ipynb #f3c7a6ee
+# %% ../../nbs/93_data.ipynb #0d0f7e2d
 def clips_source(train:int=1000, val:int=200, test:int=400, frames:int=8, size:int=16, grain:float=.5, split:int=0):
     "Generated clips of a drifting digit, (N, 1, frames, size, size); the label is one of eight directions."
     images = digits_source()[0]["train"][0][:, 0]
@@ -99,7 +99,7 @@ def clips_source(train:int=1000, val:int=200, test:int=400, frames:int=8, size:i
         return (x + grain*rng.standard_normal(x.shape, dtype=np.float32))[:, None], y
     return {"train": part(train, 0), "val": part(val, 1), "test": part(test, 2)}, 8
 
-# %% ../../nbs/93_data.ipynb #676de6cd
+# %% ../../nbs/93_data.ipynb #a13ebbe7
 @dataclass(frozen=True)
 class Files:
     "A data set in files: its name on the hub, if it is there, its two columns, and the number of its classes."
@@ -112,7 +112,7 @@ FILES = dict(cifar10=Files("uoft-cs/cifar10", "img", "label", 10),
              fashion_mnist=Files("zalando-datasets/fashion_mnist", "image", "label", 10),
              camvid=Files(None, "img", "mask", 11))
 
-# %% ../../nbs/93_data.ipynb #5d9ba8a0
+# %% ../../nbs/93_data.ipynb #71f3df62
 def check_sums(
     folder,      # may hold SHA256SUMS, in the format of the command sha256sum
 ):               # raises ValueError that names the file
@@ -123,7 +123,7 @@ def check_sums(
         found = hashlib.sha256((Path(folder)/name.lstrip("*")).read_bytes()).hexdigest()
         if found != wanted: raise ValueError(f"{sums.parent/name} must have the SHA-256 {wanted}, got {found}")
 
-# %% ../../nbs/93_data.ipynb #f718b00d
+# %% ../../nbs/93_data.ipynb #639bf9f4
 def read_folder(
     folder,       # holds train*.parquet, test*.parquet and perhaps val*.parquet
 )->dict:          # part -> datasets.Dataset
@@ -148,7 +148,7 @@ def read_hub(
     except Exception as e: raise ConnectionError(f"{hub} could not be loaded ({type(e).__name__}: {e}); {here}") from e
     return {dict(validation="val").get(part, part): rows for part, rows in parts.items()}
 
-# %% ../../nbs/93_data.ipynb #681fa1a8
+# %% ../../nbs/93_data.ipynb #3cb0d8ca
 def pixels(image)->np.ndarray:
     "A decoded image, (H, W) or (H, W, 3), as (C, H, W); still in bytes, a quarter of the memory."
     a = np.asarray(image, dtype=np.uint8)
@@ -170,7 +170,7 @@ def files_source(name:str, folder=None, hub:str=None, first:int=None):
     if first is not None: parts = {part: rows.select(range(min(first, len(rows)))) for part, rows in parts.items()}
     return {part: decoded(rows) for part, rows in parts.items()}, files.classes
 
-# %% ../../nbs/93_data.ipynb #6264dcf1
+# %% ../../nbs/93_data.ipynb #59b2bfca
 GENERATED = dict(scenes=scenes_source, clips=clips_source)
 SOURCES = dict(digits=digits_source, **{name: partial(files_source, name) for name in FILES}, **GENERATED)
 
@@ -195,7 +195,7 @@ def cut(parts:dict, rng, train:int=None, val:int=None, test:int=None)->dict:
     if not len(rest): raise ValueError(f"train must keep some of {len(y)} images, val and test took {len(y)}")
     return out | {"train": (x[rest], y[rest])}
 
-# %% ../../nbs/93_data.ipynb #5d1670d8
+# %% ../../nbs/93_data.ipynb #2fc73da9
 def knobs(
     x:torch.Tensor,       # standardized images
     rng,                  # numpy's Generator
@@ -208,7 +208,7 @@ def knobs(
     if noise: x = x + noise*torch.tensor(rng.standard_normal(x.shape, dtype=np.float32))
     return (contrast*z1).exp().reshape(per_image)*x + (2*contrast*z2).reshape(per_image), z2
 
-# %% ../../nbs/93_data.ipynb #131f8391
+# %% ../../nbs/93_data.ipynb #5f1bf460
 def load(
     name:str,             # one of SOURCES
     train:int=None, val:int=None, test:int=None,   # how many images of each part; None: what there is
@@ -241,7 +241,7 @@ def load(
     (x, y), (xv, yv), (xt, yt) = out["train"], out["val"], out["test"]
     return Data(x, y, xv, yv, xt, yt, 2 if label else classes, checksum)
 
-# %% ../../nbs/93_data.ipynb #f519f8d9
+# %% ../../nbs/93_data.ipynb #5243a068
 def shuffled(y, batch_size, slice_size, rng):
     "Batches of any images."
     steps = len(y)//batch_size
@@ -280,7 +280,7 @@ def batches(
     if sampler != "shuffled" and y.ndim > 1: raise ValueError(f"sampler {sampler!r} needs one label for each image")
     return make(y, batch_size, slice_size or batch_size, rng)
 
-# %% ../../nbs/93_data.ipynb #b88d6317
+# %% ../../nbs/93_data.ipynb #5c99b2c1
 def augment(
     x:torch.Tensor,         # (N, C, H, W)
     rng:torch.Generator,    # on the CPU, so that every device sees the same
