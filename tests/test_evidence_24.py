@@ -152,6 +152,8 @@ def test_vgg_verdict():
     assert lab.vgg_verdict(runs(none=15., bn2=8.)).word == "holds in part"
     assert lab.vgg_verdict(runs(none=8., bn2=8.)).word == "holds"
     assert lab.vgg_verdict(runs(none=None, bn2=15.)).word == "does not hold here"          # what diverges is all wrong
+    wide = made(lab.vgg(), lambda c: 20. + 15*(-1)**c["seed"] if c["norm"]["name"] == "none" else 18.)
+    assert lab.vgg_verdict(wide).word == "open"                    # a gain is neither shown nor ruled out
     one_seed = [r for r in runs(none=15.) if r["config"]["seed"] == 0]
     assert lab.vgg_verdict(one_seed).word == lab.vgg_verdict([]).word == "open"
     assert "on photographs" in lab.vgg_verdict(runs(none=15.), made(lab.vgg_cifar(), lambda c: 40.)).because
