@@ -154,8 +154,8 @@ def pixels(image)->np.ndarray:
     a = np.asarray(image, dtype=np.uint8)
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
-def files_source(name:str, folder=None, hub:str=None):
-    "A data set of `FILES`, from `folder`, from GN_NB_DATA, or from the hub."
+def files_source(name:str, folder=None, hub:str=None, first:int=None):
+    "A data set of `FILES`, from `folder`, from GN_NB_DATA, or from the hub; of each part the `first` rows, or all."
     files, root = known("data", name, FILES), os.environ.get("GN_NB_DATA")
     if folder is None and hub is None and root and (Path(root)/name).is_dir(): folder = Path(root)/name
     parts = read_folder(folder) if folder is not None else read_hub(name, hub or files.hub)
@@ -167,6 +167,7 @@ def files_source(name:str, folder=None, hub:str=None):
             return [row[column] for row in rows.select_columns(column).cast_column(column, Image())]
         y = images("mask") if files.label == "mask" else rows[files.label]
         return np.stack([*map(pixels, images(files.image))]), np.stack([np.asarray(v, np.int64) for v in y])
+    if first is not None: parts = {part: rows.select(range(min(first, len(rows)))) for part, rows in parts.items()}
     return {part: decoded(rows) for part, rows in parts.items()}, files.classes
 
 # %% ../../nbs/93_data.ipynb #59b2bfca
@@ -212,10 +213,12 @@ def load(
     name:str,             # one of SOURCES
     train:int=None, val:int=None, test:int=None,   # how many images of each part; None: what there is
     split:int=0,          # of all that is random here
+    shrink:int=1,         # average squares of so many pixels a side: smaller images, where time is short
     contrast:float=0.,    # knob, see `knobs`
     noise:float=0.,       # knob
+    standardize:bool=True,    # subtract the mean and divide by the standard deviation of each channel of all images
     label:str=None,       # "brightness": whether the knob made an image brighter, in place of its class
-    **more,               # of the source: folder, hub; size, frames, ...
+    **more,               # of the source: folder, hub, first; size, frames, ...
 )->Data:                  # raises ValueError or ConnectionError
     "A data set by name: cut into three parts, standardized by the training images, knobs turned."
     known("label", label, {None: 0, "brightness": 0})
@@ -223,8 +226,12 @@ def load(
     if name in GENERATED: more |= sizes | {"split": split}
     parts, classes, checksum = source(name, tuple(sorted(more.items())))
     parts = parts if name in GENERATED else cut(parts, np.random.default_rng([split, 3]), **sizes)
+    if shrink > 1:
+        if any(y.ndim > 1 for _, y in parts.values()):
+            raise ValueError(f"shrink ({shrink}) must be 1 where pixels have labels")
+        parts = {k: (F.avg_pool2d(torch.from_numpy(x).float(), shrink).numpy(), y) for k, (x, y) in parts.items()}
     x = torch.from_numpy(parts["train"][0]).float()
-    std, mean = torch.std_mean(x, (0, *range(2, x.ndim)), correction=0, keepdim=True)
+    std, mean = torch.std_mean(x, (0, *range(2, x.ndim)), correction=0, keepdim=True) if standardize else (1., 0.)
     out = {}
     for k, part in enumerate(("train", "val", "test")):
         x, y = parts[part]
