@@ -7,13 +7,15 @@ from build import sphinx
 from settings import root, settings
 
 BUILD = root/"_build"
+FRONT = "nbs/index"                        # the root of _toc.yml
 ONEPAGE, PDF, EPUB = BUILD/"singlehtml", BUILD/"pdf/book.pdf", BUILD/"epub/book.epub"
 
 
 def onepage():
     "The whole book on one page, with what it needs beside it. Its path, or None if the build failed."
     shutil.rmtree(ONEPAGE, ignore_errors=True)
-    return None if sphinx("-q", "--builder", "singlehtml") else ONEPAGE/"nbs/index.html"
+    if sphinx("-q", "--builder", "singlehtml"): return None
+    return shutil.move(ONEPAGE/f"{FRONT}.html", ONEPAGE/"index.html")     # where its own addresses lead from
 
 
 def epub():

@@ -42,6 +42,8 @@ def lighten(app, pagename, templatename, context, doctree):
         text = f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}"
         formulas = app.builder.name == "singlehtml" or 'class="math' in context.get("body", "")
         return not UNUSED.search(text.lower()) and (formulas or "mathjax" not in text.lower())
+    if app.builder.name == "singlehtml":       # where links to the front page lead; Sphinx marks the other chapters so
+        context["body"] = f'<span id="document-{app.config.root_doc}"></span>{context["body"]}'
     for kind in ("script_files", "css_files"): context[kind] = [f for f in context.get(kind, []) if used(f)]
 
 
