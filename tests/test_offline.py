@@ -75,5 +75,6 @@ def test_the_printed_page_is_the_chapter_alone(onepage, tmp_path):
                   solutions: shown(".tag_solution pre"), plumbing: shown(".tag_checker pre")}; }""")
         pdf = page.pdf(format="A5")
         browser.close()
-    assert seen["theme"] == "light" and seen["titles"] == 1 and seen["around"] == 0 and seen["solutions"] > 0 and seen["plumbing"] == 0
+    assert (seen["theme"], seen["titles"], seen["around"], seen["plumbing"]) == ("light", 1, 0, 0)
+    assert seen["solutions"] > 0
     assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", pdf)) > 5
