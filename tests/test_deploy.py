@@ -245,7 +245,7 @@ class TestStandard:
         for y, wanted in zip(found, ops.forward_op(x, 2, *given, 1e-3, act, **more), strict=True):
             assert_close(y, wanted, 3e-6)
         assert_close(ops.standard(x.bfloat16(), 2, *given, 1e-3, act), group_norm(x.bfloat16(), 2, *given, 1e-3, act),
-                     1.01*2**-8)
+                     1.01*2**-7)                       # of a value near a tie the last place may differ by one
 
     def test_parameters_of_the_same_type_are_left_alone(self):
         "So that a file in float16 has no casts; torch's kernel computes in float32 inside."

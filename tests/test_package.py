@@ -34,7 +34,7 @@ def test_metadata(wheel):
         meta = Parser().parsestr(z.read(name).decode("utf-8"))
     cfg = settings()
     wanted = [Requirement(r) for r in cfg["requirements"].split()]
-    for extra in ("cuda12", "cuda13", "lab", "cluster", "bench", "dev"):
+    for extra in ("cuda12", "cuda13", "onnx", "lab", "cluster", "bench", "dev"):
         wanted += [Requirement(f'{r}; extra == "{extra}"') for r in cfg[f"{extra}_requirements"].split()]
     assert {*map(Requirement, meta.get_all("Requires-Dist"))} == {*wanted}
     assert (meta["Name"], meta["Version"], meta["Summary"]) == (cfg["lib_name"], cfg["version"], cfg["description"])
