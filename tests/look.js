@@ -6,7 +6,7 @@
   const words = e => (e.textContent || "").trim().replace(/\s+/g, " ").slice(0, 40);
   const seen = e => e.checkVisibility({ opacityProperty: true, visibilityProperty: true });
 
-  // the page, and whatever sticks out of it and is not in a box that scrolls
+  // the page, and whatever sticks out of it and is not in a box that scrolls or in the drawer of a phone
   const width = document.documentElement.clientWidth;
   const boxed = e => {
     for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
@@ -16,7 +16,7 @@
   if (document.documentElement.scrollWidth > width) found.add(`the page is ${document.documentElement.scrollWidth} px wide`);
   for (const e of document.querySelectorAll("main *")) {
     const r = e.getBoundingClientRect();
-    if (r.right > width + 1 && r.width && seen(e) && !boxed(e)) { found.add(`sticks out at the right: ${name(e)} ${words(e)}`); break; }
+    if (r.right > width + 1 && r.width && seen(e) && !boxed(e) && !e.closest(".bd-sidebar-secondary")) { found.add(`sticks out at the right: ${name(e)} ${words(e)}`); break; }
   }
 
   // formulas
@@ -58,14 +58,15 @@
     const behind = back(e.closest("svg")?.parentElement ?? e), ink = [...rgba(e.closest("svg") ? style.fill : style.color)];
     ink[3] *= fade(e);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    const drawn = e.closest("svg");                 // a label in the colour of what it labels: as a drawing (1.4.11)
     const got = ratio(over(ink, behind), behind);
-    if (got < (large ? 3 : 4.5) - 0.005) found.add(`contrast ${got.toFixed(2)}: ${name(e)} ${text}`);
+    if (got < (large || drawn ? 3 : 4.5) - 0.005) found.add(`contrast ${got.toFixed(2)}: ${name(e)} ${text}`);
   };
-  const judged = new Set();
+  const judged = new Set();                         // not the button that fades in and out at the foot of the window
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = texts.nextNode());) {
     let e = node.parentElement;
-    if (!node.data.trim() || e.closest("script, style, noscript, template, title, desc, mjx-assistive-mml, :disabled")) continue;
+    if (!node.data.trim() || e.closest("script, style, noscript, template, title, desc, mjx-assistive-mml, :disabled, #pst-back-to-top")) continue;
     if (judged.has(e)) continue;
     judged.add(e);
     if (!seen(e)) continue;

@@ -103,6 +103,7 @@ class Tab:
             self.page.set_viewport_size({"width": width, "height": WIDTHS[width]})
             self.page.emulate_media(color_scheme=theme)
             self.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+            self.page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
             for problem in self.page.evaluate(LOOK): yield f"{width} px, {theme}: {problem}"
         yield from self.noise
 
