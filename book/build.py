@@ -5,14 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from check import problems
-from prepare import export
+from execute import environment, execute, install, wheel
+from prepare import chapters, export
 from settings import root, settings
 
-SITE = root/"_build/html"
+BUILT = root/"_build"
+SITE, CACHE = BUILT/"html", BUILT/".jupyter_cache"
 
 
 def key():
@@ -22,25 +25,35 @@ def key():
     return hashlib.sha256(b"".join(f.read_bytes() for f in files) + sys.version.encode()).hexdigest()
 
 
+def run_chapters():
+    "Execute what has changed; sentences: what went wrong where."
+    keyfile, package = BUILT/".key", BUILT/"package"
+    if not (package.exists() and keyfile.exists() and keyfile.read_text() == key()):
+        for old in (CACHE, package): shutil.rmtree(old, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as folder: install(wheel(folder), package)
+        keyfile.write_text(key())
+    home = BUILT/"run"
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(root/"results", home/"results")           # beside the folder of every chapter, as beside nbs/
+    return execute(chapters(), CACHE, package, home)
+
+
 def sphinx(*options):
-    "Run jupyter-book on the whole book; the exit status. Chapters that have not changed come executed from the cache."
-    profile = root/"_build/ipython/profile_default"        # of our own: nobody's startup files, and errors only
-    profile.mkdir(parents=True, exist_ok=True)
-    (profile/"ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    "Run jupyter-book on the whole book, whose chapters come executed from the cache; the exit status."
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going", *options]
-    return subprocess.run(command, cwd=root, env=os.environ | {"IPYTHONDIR": str(profile.parent)}).returncode
+    return subprocess.run(command, cwd=root, env=os.environ | environment(BUILT/"package", BUILT/"ipython")).returncode
 
 
 def build(quiet):
     "Build the site; the exit status: 0 only if every cell ran, nothing warned and every page passes its checks."
     start = time.perf_counter()
     export()
-    keyfile = root/"_build/.key"
-    if not keyfile.exists() or keyfile.read_text() != key():
-        shutil.rmtree(root/"_build/.jupyter_cache", ignore_errors=True)
-        keyfile.parent.mkdir(exist_ok=True)
-        keyfile.write_text(key())
-    for old in (root/"_build/.doctrees", SITE): shutil.rmtree(old, ignore_errors=True)
+    BUILT.mkdir(exist_ok=True)
+    found = run_chapters()
+    if found:
+        print(*found, sep="\n\n", file=sys.stderr)
+        return 1
+    for old in (BUILT/".doctrees", SITE): shutil.rmtree(old, ignore_errors=True)
     status = sphinx(*["-q"]*quiet)
     if status: return status
     found = problems(SITE)

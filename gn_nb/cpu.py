@@ -41,8 +41,8 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
+from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, overload, register_model
 
 from .shapes import check_affine, check_eps, sizes
 
@@ -103,18 +103,15 @@ def _spread(context, builder, value, typ, lanes):
     return _splat(builder, context.cast(builder, value, typ, getattr(types, lanes.dtype)), lanes.count)
 
 def _operator(op, instruction):
-    @intrinsic
-    def apply(typingctx, a, b):
-        lanes = a if isinstance(a, Lanes) else b
-        def codegen(context, builder, sig, args):
-            a, b = (_spread(context, builder, v, t, lanes) for v, t in zip(args, sig.args))
-            return getattr(builder, instruction)(a, b, flags=("contract",))
-        return lanes(a, b), codegen
-    @overload(op, inline="always")
-    def implement(a, b):
-        pair = (isinstance(a, Lanes) and (a == b or isinstance(b, types.Number))) or (
-            isinstance(b, Lanes) and isinstance(a, types.Number))
-        if pair: return lambda a, b: apply(a, b)
+    @infer_global(op)
+    class Typing(AbstractTemplate):
+        def generic(self, args, kws):
+            lanes = next((t for t in args if isinstance(t, Lanes)), None)
+            if lanes and all(t == lanes or isinstance(t, types.Number) for t in args): return signature(lanes, *args)
+    def lower(context, builder, sig, args):
+        a, b = (_spread(context, builder, v, t, sig.return_type) for v, t in zip(args, sig.args))
+        return getattr(builder, instruction)(a, b, flags=("contract",))
+    for pair in (Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes): lower_builtin(op, *pair)(lower)
 
 for _op, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"),
                           (operator.mul, "fmul"), (operator.truediv, "fdiv")): _operator(_op, _instruction)

@@ -1,6 +1,4 @@
-"What tests share: the book's scripts on the path, one thread, a hypothesis profile, copies of the repository, a wheel."
-import shutil
-import subprocess
+"What tests share: the book's scripts on the path, one thread, a hypothesis profile, a wheel."
 import sys
 from pathlib import Path
 
@@ -9,25 +7,22 @@ import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".drafts", ".*_cache", ".hypothesis", ".ipynb_checkpoints",
-                                    "_build", "_proc", "build", "dist", "*.egg-info", "__pycache__")
-
 sys.path.insert(0, str(ROOT/"book"))
+from execute import install  # noqa: E402
+from execute import wheel as build_wheel  # noqa: E402
+
 torch.set_num_threads(1)
 settings.register_profile("gn_nb", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("gn_nb")
 
 
-def copy_to(folder):
-    "The repository's source files in a folder that a test may write to; what is built stays behind."
-    return Path(shutil.copytree(ROOT, folder/"gn_nb", ignore=NOT_SOURCE))
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory): return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    "The wheel, built in a copy so that neither build/ nor an egg-info appears in the repository."
-    folder = copy_to(tmp_path_factory.mktemp("source"))
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder/"dist"], cwd=folder,
-                   check=True, capture_output=True)
-    built, = (folder/"dist").glob("*.whl")
-    return built
+def installed(wheel, tmp_path_factory):
+    "A folder to import the package from, with what is in the wheel and nothing else."
+    folder = tmp_path_factory.mktemp("installed")
+    install(wheel, folder)
+    return folder

@@ -10,7 +10,7 @@ from collections import Counter
 import nbformat
 import pytest
 import yaml
-from conftest import copy_to
+from execute import copy_to
 from prepare import COLAB_CELL
 from settings import root, settings
 
