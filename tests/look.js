@@ -58,9 +58,8 @@
     const behind = back(e.closest("svg")?.parentElement ?? e), ink = [...rgba(e.closest("svg") ? style.fill : style.color)];
     ink[3] *= fade(e);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    const drawn = e.closest("svg");                 // a label in the colour of what it labels: as a drawing (1.4.11)
     const got = ratio(over(ink, behind), behind);
-    if (got < (large || drawn ? 3 : 4.5) - 0.005) found.add(`contrast ${got.toFixed(2)}: ${name(e)} ${text}`);
+    if (got < (large ? 3 : 4.5) - 0.005) found.add(`contrast ${got.toFixed(2)}: ${name(e)} ${text}`);
   };
   const judged = new Set();                         // not the button that fades in and out at the foot of the window
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
