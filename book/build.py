@@ -16,22 +16,27 @@ from settings import root, settings
 
 BUILT = root/"_build"
 SITE, CACHE = BUILT/"html", BUILT/".jupyter_cache"
+CODE = "gn_nb/**/*.py", "results/*.json*", "constraints.txt", "settings.ini"       # what a chapter's result depends on
+PAGES = *CODE, "nbs/*", "book/**/*", "_*.yml", "references.bib"                    # what the site depends on
 
 
-def key():
-    "Changes when a chapter's result may change though its text did not."
-    files = [*sorted((root/"gn_nb").rglob("*.py")), *sorted((root/"results").glob("*.json*")), root/"constraints.txt",
-             root/"settings.ini"]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + sys.version.encode()).hexdigest()
+def key(patterns):
+    "Changes when one of these files does, or Python."
+    files = sorted({f for pattern in patterns for f in root.glob(pattern) if f.is_file() and f.suffix != ".pyc"})
+    parts = [part for f in files for part in (str(f.relative_to(root)).encode(), f.read_bytes())]
+    return hashlib.sha256(b"\0".join(parts) + sys.version.encode()).hexdigest()
+
+
+def has(stamp, patterns): return stamp.exists() and stamp.read_text() == key(patterns)
 
 
 def run_chapters():
     "Execute what has changed; sentences: what went wrong where."
-    keyfile, package = BUILT/".key", BUILT/"package"
-    if not (package.exists() and keyfile.exists() and keyfile.read_text() == key()):
+    stamp, package = BUILT/".key", BUILT/"package"
+    if not (package.exists() and has(stamp, CODE)):
         for old in (CACHE, package): shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory() as folder: install(wheel(folder), package)
-        keyfile.write_text(key())
+        stamp.write_text(key(CODE))
     home = BUILT/"run"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(root/"results", home/"results")           # beside the folder of every chapter, as beside nbs/
@@ -49,6 +54,11 @@ def build(quiet):
     start = time.perf_counter()
     export()
     BUILT.mkdir(exist_ok=True)
+    stamp, done = BUILT/".site", f"{settings()['title']}: {SITE/'index.html'}"
+    if SITE.exists() and has(stamp, PAGES):
+        print(done, "is up to date")
+        return 0
+    stamp.unlink(missing_ok=True)
     found = run_chapters()
     if found:
         print(*found, sep="\n\n", file=sys.stderr)
@@ -58,7 +68,9 @@ def build(quiet):
     if status: return status
     found = problems(SITE)
     for problem in found: print(problem, file=sys.stderr)
-    if not found: print(f"{settings()['title']}: {SITE/'index.html'} ({time.perf_counter() - start:.0f} s)")
+    if not found:
+        stamp.write_text(key(PAGES))
+        print(f"{done} ({time.perf_counter() - start:.0f} s)")
     return int(bool(found))
 
 

@@ -5,6 +5,7 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
+import build
 import extension
 import glossary
 import pytest
@@ -246,3 +247,21 @@ class TestBuiltBook:
         built = (SITE/"index.html").stat().st_mtime
         for path in (*(root/"nbs").glob("*.ipynb"), root/"_toc.yml", root/"_config.yml", root/"references.bib"):
             assert path.stat().st_mtime <= built, f"{path.name} has changed since the book was built"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("file, runs, writes", [
+    ("gn_nb/lab/data.py", True, True), ("results/cpu.json", True, True), ("results/groups.jsonl", True, True),
+    ("constraints.txt", True, True), ("settings.ini", True, True), ("nbs/07_cpu.ipynb", False, True),
+    ("nbs/glossary.md", False, True), ("book/static/book.css", False, True), ("_toc.yml", False, True),
+    ("references.bib", False, True), ("book/__pycache__/build.pyc", False, False), ("CHANGELOG.md", False, False)])
+def test_what_has_to_be_done_again(file, runs, writes, tmp_path, monkeypatch):
+    "All chapters are run again only if their results may change; a chapter that changes itself is known by the cache."
+    monkeypatch.setattr(build, "root", tmp_path)
+    path = tmp_path/file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = []
+    for text in ("before", "after"):
+        path.write_text(text)
+        keys.append([build.key(patterns) for patterns in (build.CODE, build.PAGES)])
+    assert [a != b for a, b in zip(*keys)] == [runs, writes]
