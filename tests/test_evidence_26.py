@@ -4,19 +4,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from test_evidence_20 import made_up
 
 from gn_nb.lab import dense_prediction as lab
-from gn_nb.lab.batch_size import NORMS, NOTHING, method_of
+from gn_nb.lab.batch_size import NORMS, NOTHING, best_rates, method_of
 from gn_nb.lab.data import Data, load
-from gn_nb.lab.evidence import check_verdict
+from gn_nb.lab.evidence import check_verdict, recorded
 from gn_nb.lab.models import build
 from gn_nb.lab.sweep import key
 from gn_nb.lab.train import check_config, evaluate, run
 from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
-SIZES = {"dense-tune": 15, "dense": 30, "dense-gpu": 90}
+SIZES = {"dense-tune": 15, "dense": 30, "dense-after": 15, "dense-gpu": 90}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -27,12 +28,17 @@ def test_sweeps(name):
     assert seeds == sorted(seeds) == [c["data"]["split"] for c in configs]
     assert all(c["train"]["batch_size"] == 8 and 8 % c["norm"].get("ghost", 8) == 0 for c in configs)
     if name == "dense-tune": assert not {*seeds} & {*lab.SEEDS}                 # rates are chosen on other runs
-    if name == "dense":
+    if name in ("dense", "dense-after"):
         assert len({*seeds}) >= 5
-        assert all(c["train"]["lr"] == lab.RATES[method_of({"config": c})] for c in configs)
+        assert all(c["train"]["lr"] == lab.RATES[method_of({"config": c}).removesuffix("+WS")] for c in configs)
     for c in configs:
         if "freeze_at" in c["train"]: assert c["norm"] == NORMS["BN, b = 2"] and 0 < c["train"]["freeze_at"] < 1
         assert ("probe" in c) == (c["norm"]["name"] == "bn")
+
+
+def test_rates_are_those_that_the_records_choose(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert best_rates(recorded("dense-tune")) == lab.RATES
 
 
 def scenes(n=16, size=16): return load("scenes", train=n, val=8, test=8, size=size)
@@ -125,11 +131,12 @@ def words(): return [check_verdict(v).word for v in lab.verdicts()]
 
 
 @pytest.mark.parametrize("errors,more,wanted", [
-    (GOOD, {}, ["holds", "holds", "holds", "holds"]),
-    (GOOD | {"BN, b = 2": 25., "GN": 33.}, {"frozen": 25.}, ["does not hold here"]*3 + ["open"]),
-    (GOOD, {"frozen": 29.}, ["holds in part", "holds", "holds", "holds"]),           # better than one, worse than one
-    (GOOD | {"BN, b = 2": 30.6}, {"spread": .01}, ["holds", "holds in part", "holds", "does not hold here"]),
-    (GOOD, {"frozen": 36., "precise": 36.}, ["holds", "holds", "holds", "does not hold here"])])
+    (GOOD, {}, ["holds"]*5),
+    (GOOD | {"BN, b = 2": 25., "BN, b = 1": 29., "GN": 33.}, {"frozen": 25.}, ["does not hold here"]*4 + ["open"]),
+    (GOOD, {"frozen": 29.}, ["holds in part", *["holds"]*4]),                        # better than one, worse than one
+    (GOOD | {"BN, b = 2": 30.6}, {"spread": .01}, ["holds", "holds", "holds in part", "holds", "does not hold here"]),
+    (GOOD | {"GN": 30.6}, {"spread": .01}, ["holds"]*5),                             # the margin is one point
+    (GOOD, {"frozen": 36., "precise": 36.}, [*["holds"]*4, "does not hold here"])])
 def test_verdicts(tmp_path, monkeypatch, errors, more, wanted):
     write(tmp_path, errors, **more)
     monkeypatch.chdir(tmp_path)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'RATES', 'SEEDS', 'MARGIN', 'STREETS', 'SWEEPS', 'ARMS', 'REPAIRS', 'Pyramid', 'guess', 'look', 'on_streets',
-           'tuning', 'dense', 'dense_gpu', 'dense_runs', 'arm_values', 'repair_shares', 'verdicts']
+           'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs', 'arm_values', 'repair_shares', 'verdicts']
 
-# %% ../../nbs/26_dense_prediction.ipynb #425d0f48
+# %% ../../nbs/26_dense_prediction.ipynb #313098b6
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from .small_batches import effective, image_moments, judge_mismatch, percent, wo
 from .sweep import tuned
 from .train import errors
 
-# %% ../../nbs/26_dense_prediction.ipynb #fd28a788
+# %% ../../nbs/26_dense_prediction.ipynb #edcb86a0
 class Pyramid(nn.Module):
     "(N, channels, H, W) to logits (N, classes, H, W): two scales with shortcuts, added; H and W divisible by 4."
     def __init__(self, norm, channels, classes, width=16):
@@ -43,7 +43,7 @@ class Pyramid(nn.Module):
 
 MODEL = {"name": "gn_nb.lab.dense_prediction:Pyramid"}
 
-# %% ../../nbs/26_dense_prediction.ipynb #1311155a
+# %% ../../nbs/26_dense_prediction.ipynb #a708ebde
 RATES = {"BN, b = 8": .1, "BN, b = 2": .1, "BN, b = 1": .3, "GN": .1, "LN": .03}   # what `best_rates` chooses
 SEEDS, MARGIN = range(5), 1.
 STREETS = {"name": "camvid", "shrink": 5, "train": 320}     # 48x36 pixels
@@ -86,9 +86,15 @@ def dense_gpu()->list:
     return [on_streets(name, seed, lr, data, model, epochs=60, **more) for seed in SEEDS for lr in (.03, .1, .3)
             for name, more in [*((name, {}) for name in RATES), ("BN, b = 2", {"freeze_at": .8})]]
 
-SWEEPS = {"dense-tune": tuning, "dense": dense, "dense-gpu": dense_gpu}
+def afterwards()->list:
+    "What the result made us ask: weight standardization at GN's rate; and three times the epochs."
+    return [c for seed in SEEDS for c in [on_streets("GN+WS", seed, RATES["GN"]),
+                                          *(on_streets(name, seed, RATES[name], epochs=36)
+                                            for name in ("GN", "BN, b = 2"))]]
 
-# %% ../../nbs/26_dense_prediction.ipynb #99111778
+SWEEPS = {"dense-tune": tuning, "dense": dense, "dense-after": afterwards, "dense-gpu": dense_gpu}
+
+# %% ../../nbs/26_dense_prediction.ipynb #8c87c150
 ARMS = {"BN, b = 8": ("BN, b = 8", False, "running"), "BN, b = 2": ("BN, b = 2", False, "running"),
         "BN, b = 2, precise": ("BN, b = 2", False, "precise"), "BN, b = 2, test batch": ("BN, b = 2", False, "batch"),
         "BN, b = 2, frozen": ("BN, b = 2", True, "running"), "BN, b = 1": ("BN, b = 1", False, "running"),
@@ -111,19 +117,20 @@ def arm_values(
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {arm: np.array([v[s] for s in seeds]) for arm, v in found.items()}
 
-# %% ../../nbs/26_dense_prediction.ipynb #2f43e9dd
+# %% ../../nbs/26_dense_prediction.ipynb #3350d243
 REPAIRS = ("BN, b = 2, precise", "BN, b = 2, test batch", "BN, b = 2, frozen")
 
 def repair_shares(found:dict)->dict:
     "Repair -> (share, low, high) of what two images lose against eight that it wins back."
     return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"]) for arm in REPAIRS}
 
-# %% ../../nbs/26_dense_prediction.ipynb #aa36b534
+# %% ../../nbs/26_dense_prediction.ipynb #e98ec916
 def verdicts()->list:
     "What the records say about the claims of this chapter."
     name, runs = dense_runs()
     found = arm_values(runs)
-    gn, b8, b2, frozen = (found[arm] for arm in ("GN", "BN, b = 8", "BN, b = 2", "BN, b = 2, frozen"))
+    gn, b8, b2, b1 = (found[arm] for arm in ("GN", "BN, b = 8", "BN, b = 2", "BN, b = 1"))
+    frozen = found["BN, b = 2, frozen"]
     shares = repair_shares(found)
     known = {k: s for k, s in shares.items() if not np.isnan(s[0])}
     best = max(known, key=lambda k: known[k][0], default=None)
@@ -136,11 +143,14 @@ def verdicts()->list:
                 "the paper, abstract", lambda: judge_better(gn, [b2, frozen]),
                 lambda: f"(not COCO), with two images, GN minus BN is {said(gn, b2)}, GN minus BN frozen at the end "
                         f"{said(gn, frozen)}"),
+        verdict("the same, with one image", "the paper, tested here", lambda: judge_better(gn, [b1]),
+                lambda: f"GN minus BN is {said(gn, b1)}, and {said(gn, found['IN'])} where BN uses the test image's "
+                        "own statistics, which is IN"),
         verdict("Batch Normalization doesn't work well when using small batch sizes, which is often required for "
                 "memory intensive tasks such as detection or segmentation", "the second summary",
                 lambda: judge_gain(b2, b8, MARGIN),
                 lambda: f"BN's error changes by {said(b2, b8)} from b = 8 to b = 2 and by "
-                        f"{said(found['BN, b = 1'], b8)} to b = 1"),
+                        f"{said(b1, b8)} to b = 1"),
         verdict("when using typical batch sizes, GN is comparably good with BN", "the paper, abstract",
                 lambda: judge_same(gn, b8, MARGIN), lambda: f"GN minus BN at b = 8 is {said(gn, b8)}, margin 1"),
         verdict("in dense prediction too, the mismatch between training and use is the larger part of the harm",
