@@ -6,7 +6,7 @@
 __all__ = ['MODEL', 'RATES', 'SEEDS', 'MARGIN', 'STREETS', 'SWEEPS', 'ARMS', 'REPAIRS', 'Pyramid', 'guess', 'look', 'on_streets',
            'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs', 'arm_values', 'repair_shares', 'verdicts']
 
-# %% ../../nbs/26_dense_prediction.ipynb #313098b6
+# %% ../../nbs/26_dense_prediction.ipynb #4a65096f
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from .small_batches import effective, image_moments, judge_mismatch, percent, wo
 from .sweep import tuned
 from .train import errors
 
-# %% ../../nbs/26_dense_prediction.ipynb #edcb86a0
+# %% ../../nbs/26_dense_prediction.ipynb #db27dd1f
 class Pyramid(nn.Module):
     "(N, channels, H, W) to logits (N, classes, H, W): two scales with shortcuts, added; H and W divisible by 4."
     def __init__(self, norm, channels, classes, width=16):
@@ -43,7 +43,7 @@ class Pyramid(nn.Module):
 
 MODEL = {"name": "gn_nb.lab.dense_prediction:Pyramid"}
 
-# %% ../../nbs/26_dense_prediction.ipynb #a708ebde
+# %% ../../nbs/26_dense_prediction.ipynb #b8a95a08
 RATES = {"BN, b = 8": .1, "BN, b = 2": .1, "BN, b = 1": .3, "GN": .1, "LN": .03}   # what `best_rates` chooses
 SEEDS, MARGIN = range(5), 1.
 STREETS = {"name": "camvid", "shrink": 5, "train": 320}     # 48x36 pixels
@@ -94,7 +94,7 @@ def afterwards()->list:
 
 SWEEPS = {"dense-tune": tuning, "dense": dense, "dense-after": afterwards, "dense-gpu": dense_gpu}
 
-# %% ../../nbs/26_dense_prediction.ipynb #8c87c150
+# %% ../../nbs/26_dense_prediction.ipynb #0ea06974
 ARMS = {"BN, b = 8": ("BN, b = 8", False, "running"), "BN, b = 2": ("BN, b = 2", False, "running"),
         "BN, b = 2, precise": ("BN, b = 2", False, "precise"), "BN, b = 2, test batch": ("BN, b = 2", False, "batch"),
         "BN, b = 2, frozen": ("BN, b = 2", True, "running"), "BN, b = 1": ("BN, b = 1", False, "running"),
@@ -107,24 +107,25 @@ def dense_runs()->tuple:      # name of the sweep, records
 
 def arm_values(
     records:list,
-    value=None,      # of a record; None: the test error in per cent, evaluated in the arm's way
+    value=None,      # of a record; None: the error in per cent, evaluated in the arm's way
+    part="test",     # or "val"
 )->dict:             # arm -> (seeds,), for the seeds that all arms have
     "What every arm of ARMS reached, paired by position."
     def of(name, frozen, way):
         runs = [r for r in records if method_of(r) == name and ("freeze_at" in r["config"]["train"]) == frozen]
-        return by_seed(runs, value or partial(error, way=way))
+        return by_seed(runs, value or partial(error, part=part, way=way))
     found = {arm: of(*spec) for arm, spec in ARMS.items()}
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {arm: np.array([v[s] for s in seeds]) for arm, v in found.items()}
 
-# %% ../../nbs/26_dense_prediction.ipynb #3350d243
+# %% ../../nbs/26_dense_prediction.ipynb #b7c9de83
 REPAIRS = ("BN, b = 2, precise", "BN, b = 2, test batch", "BN, b = 2, frozen")
 
 def repair_shares(found:dict)->dict:
     "Repair -> (share, low, high) of what two images lose against eight that it wins back."
     return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"]) for arm in REPAIRS}
 
-# %% ../../nbs/26_dense_prediction.ipynb #e98ec916
+# %% ../../nbs/26_dense_prediction.ipynb #8a535df7
 def verdicts()->list:
     "What the records say about the claims of this chapter."
     name, runs = dense_runs()
