@@ -122,7 +122,8 @@ def write(path, errors, frozen=31., precise=31., batch=50., name="dense", spread
         e = error_of(c) + spread*np.random.default_rng([c["seed"], int(10*error_of(c))]).standard_normal()
         e += 100*(c["train"]["lr"] != .1)*(name == "dense-gpu")
         ways = {"running": e, "precise": precise, "batch": batch} if c["norm"]["name"] == "bn" else {"running": e}
-        both = {way: {part: {"error": v/100, "loss": 1.} for part in ("val", "test")} for way, v in ways.items()}
+        both = {way: {"val": {"error": v/100 + .05, "loss": 1.}, "test": {"error": v/100, "loss": 1.}}
+                for way, v in ways.items()}
         return {"final": both, "curves": {"train_error": [.5], "train_loss": [1.]}}
     made_up(path, name, lab.SWEEPS[name](), error_of, more)
 
@@ -135,6 +136,7 @@ def words(): return [check_verdict(v).word for v in lab.verdicts()]
     (GOOD | {"BN, b = 2": 25., "BN, b = 1": 29., "GN": 33.}, {"frozen": 25.}, ["does not hold here"]*4 + ["open"]),
     (GOOD, {"frozen": 29.}, ["holds in part", *["holds"]*4]),                        # better than one, worse than one
     (GOOD | {"BN, b = 2": 30.6}, {"spread": .01}, ["holds", "holds", "holds in part", "holds", "does not hold here"]),
+    (GOOD | {"BN, b = 1": 28.}, {}, ["holds", "does not hold here", *["holds"]*3]),
     (GOOD | {"GN": 30.6}, {"spread": .01}, ["holds"]*5),                             # the margin is one point
     (GOOD, {"frozen": 36., "precise": 36.}, [*["holds"]*4, "does not hold here"])])
 def test_verdicts(tmp_path, monkeypatch, errors, more, wanted):
@@ -151,6 +153,8 @@ def test_arms_are_read_in_their_own_way(tmp_path, monkeypatch):
     assert name == "dense" and all(len(v) == 5 for v in lab.arm_values(runs).values())
     assert found == pytest.approx(GOOD | {"BN, b = 2, precise": 32., "BN, b = 2, test batch": 51.,
                                           "BN, b = 2, frozen": 31., "IN": 51.})
+    val = {arm: v.mean() for arm, v in lab.arm_values(runs, part="val").items()}
+    assert val == pytest.approx({arm: e + 5 for arm, e in found.items()})
     shares = {k: s[0] for k, s in lab.repair_shares(lab.arm_values(runs)).items()}
     assert shares == pytest.approx({"BN, b = 2, precise": 4/6, "BN, b = 2, test batch": -15/6,
                                     "BN, b = 2, frozen": 5/6})
