@@ -6,7 +6,7 @@
 __all__ = ['MODEL', 'RATES', 'SEEDS', 'MARGIN', 'STREETS', 'SWEEPS', 'ARMS', 'REPAIRS', 'Pyramid', 'guess', 'look', 'on_streets',
            'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs', 'arm_values', 'repair_shares', 'verdicts']
 
-# %% ../../nbs/26_dense_prediction.ipynb #0ce31ae2
+# %% ../../nbs/26_dense_prediction.ipynb #57a657a7
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from .small_batches import effective, image_moments, judge_mismatch, percent, wo
 from .sweep import tuned
 from .train import errors
 
-# %% ../../nbs/26_dense_prediction.ipynb #b3f0efbc
+# %% ../../nbs/26_dense_prediction.ipynb #68fe02f1
 class Pyramid(nn.Module):
     "(N, channels, H, W) to logits (N, classes, H, W): two scales with shortcuts, added; H and W divisible by 4."
     def __init__(self, norm, channels, classes, width=16):
@@ -43,7 +43,7 @@ class Pyramid(nn.Module):
 
 MODEL = {"name": "gn_nb.lab.dense_prediction:Pyramid"}
 
-# %% ../../nbs/26_dense_prediction.ipynb #a7b6e5c3
+# %% ../../nbs/26_dense_prediction.ipynb #de820ab9
 RATES = {"BN, b = 8": .1, "BN, b = 2": .1, "BN, b = 1": .3, "GN": .1, "LN": .03}   # what `best_rates` chooses
 SEEDS, MARGIN = range(5), 1.
 STREETS = {"name": "camvid", "shrink": 5, "train": 320}     # 48x36 pixels
@@ -94,7 +94,7 @@ def afterwards()->list:
 
 SWEEPS = {"dense-tune": tuning, "dense": dense, "dense-after": afterwards, "dense-gpu": dense_gpu}
 
-# %% ../../nbs/26_dense_prediction.ipynb #9b8470d1
+# %% ../../nbs/26_dense_prediction.ipynb #e605555f
 ARMS = {"BN, b = 8": ("BN, b = 8", False, "running"), "BN, b = 2": ("BN, b = 2", False, "running"),
         "BN, b = 2, precise": ("BN, b = 2", False, "precise"), "BN, b = 2, test batch": ("BN, b = 2", False, "batch"),
         "BN, b = 2, frozen": ("BN, b = 2", True, "running"), "BN, b = 1": ("BN, b = 1", False, "running"),
@@ -118,14 +118,14 @@ def arm_values(
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {arm: np.array([v[s] for s in seeds]) for arm, v in found.items()}
 
-# %% ../../nbs/26_dense_prediction.ipynb #00ae5200
+# %% ../../nbs/26_dense_prediction.ipynb #bd34f1ab
 REPAIRS = ("BN, b = 2, precise", "BN, b = 2, test batch", "BN, b = 2, frozen")
 
 def repair_shares(found:dict)->dict:
     "Repair -> (share, low, high) of what two images lose against eight that it wins back."
     return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"]) for arm in REPAIRS}
 
-# %% ../../nbs/26_dense_prediction.ipynb #e0ee8b82
+# %% ../../nbs/26_dense_prediction.ipynb #5bf78d9e
 def verdicts()->list:
     "What the records say about the claims of this chapter."
     name, runs = dense_runs()
