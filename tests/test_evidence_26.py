@@ -172,6 +172,17 @@ def test_failed_and_missing_runs(tmp_path, monkeypatch):
     assert {len(v) for v in found.values()} == {4} and found["GN"][0] == 100. and found["GN"][1] < 31
 
 
+def test_what_was_asked_afterwards_is_told(tmp_path, monkeypatch):
+    write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert "36 epochs" not in lab.verdicts()[0].because and [*map(len, lab.later_errors())] == [0, 0]
+    write(tmp_path, GOOD | {"GN": 35., "GN+WS": 20.}, name="dense-after", spread=0)
+    gn, bn = lab.later_errors()
+    assert gn == pytest.approx([35.]*5) and bn == pytest.approx([36.]*5)
+    assert "36 epochs in place of 12 the first is -1.0 points" in lab.verdicts()[0].because
+    assert words() == ["holds"]*5                                              # told, but no part of the rule
+
+
 def test_larger_records_come_first(tmp_path, monkeypatch):
     write(tmp_path, GOOD)
     write(tmp_path, GOOD | {"GN": 45.}, name="dense-gpu")
