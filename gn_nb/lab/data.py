@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILES', 'GENERATED', 'SOURCES', 'SAMPLERS', 'Data', 'known', 'named', 'digits_source', 'scene', 'scenes_source',
            'clips_source', 'Files', 'check_sums', 'read_folder', 'read_hub', 'pixels', 'files_source', 'source', 'cut',
-           'knobs', 'load', 'shuffled', 'class_sorted', 'pure', 'batches', 'augment']
+           'knobs', 'shrunk', 'load', 'shuffled', 'class_sorted', 'pure', 'batches', 'augment']
 
 # %% ../../nbs/93_data.ipynb #3f00f657
 import hashlib
@@ -209,6 +209,16 @@ def knobs(
     return (contrast*z1).exp().reshape(per_image)*x + (2*contrast*z2).reshape(per_image), z2
 
 # %% ../../nbs/93_data.ipynb #5f1bf460
+def shrunk(
+    x, y,        # images (N, C, H, W); labels, of images or of pixels
+    k:int,       # pixels a side
+)->tuple:        # raises ValueError
+    "Images averaged over squares; of a square's labels the one at its centre, or right of it and below."
+    H, W = x.shape[2:]
+    if k > min(H, W): raise ValueError(f"shrink ({k}) must not exceed H ({H}) and W ({W})")
+    small = F.avg_pool2d(torch.from_numpy(x).float(), k).numpy()
+    return small, y if y.ndim == 1 else np.ascontiguousarray(y[:, k//2:H//k*k:k, k//2:W//k*k:k])
+
 def load(
     name:str,             # one of SOURCES
     train:int=None, val:int=None, test:int=None,   # how many images of each part; None: what there is
@@ -226,10 +236,7 @@ def load(
     if name in GENERATED: more |= sizes | {"split": split}
     parts, classes, checksum = source(name, tuple(sorted(more.items())))
     parts = parts if name in GENERATED else cut(parts, np.random.default_rng([split, 3]), **sizes)
-    if shrink > 1:
-        if any(y.ndim > 1 for _, y in parts.values()):
-            raise ValueError(f"shrink ({shrink}) must be 1 where pixels have labels")
-        parts = {k: (F.avg_pool2d(torch.from_numpy(x).float(), shrink).numpy(), y) for k, (x, y) in parts.items()}
+    if shrink > 1: parts = {k: shrunk(x, y, shrink) for k, (x, y) in parts.items()}
     x = torch.from_numpy(parts["train"][0]).float()
     std, mean = torch.std_mean(x, (0, *range(2, x.ndim)), correction=0, keepdim=True) if standardize else (1., 0.)
     out = {}
