@@ -7,7 +7,7 @@ __all__ = ['BUDGET', 'FRAMES', 'AMPLE', 'NAMES', 'SEEDS', 'SETUPS', 'SWEEPS', 'C
            'norm_of', 'on_clips', 'video_setups', 'video_lr', 'name_of', 'video_rates', 'video', 'video_gpu',
            'by_length', 'gains', 'judge_masked', 'judge_dense', 'verdicts']
 
-# %% ../../nbs/27_video.ipynb #e4846d3a
+# %% ../../nbs/27_video.ipynb #d958917c
 import numpy as np
 
 from .batch_size import NOTHING, cell, error_table, said
@@ -17,7 +17,7 @@ from .figures import compare, interval
 from .small_batches import image_moments
 from .sweep import tuned
 
-# %% ../../nbs/27_video.ipynb #79886717
+# %% ../../nbs/27_video.ipynb #30c6ad76
 def clip_noise(
     net,        # with BatchNorms; looked at in the mode it is in
     clips,      # (N, C, T, H, W)
@@ -33,8 +33,8 @@ def growth(noise:np.ndarray)->np.ndarray:
     "Exponents: 0 where length costs nothing, 1 where a frame more is worth nothing; of (lengths, layers), doubling."
     return np.log2(noise[-1]/noise[0])/(len(noise) - 1)
 
-# %% ../../nbs/27_video.ipynb #a802ed99
-BUDGET, FRAMES, AMPLE = 16, (4, 8), 16     # frames on a worker; lengths of a clip; clips, if memory were free
+# %% ../../nbs/27_video.ipynb #4a5cab49
+BUDGET, FRAMES, AMPLE = 32, (4, 8, 16), 16     # frames on a worker; lengths of a clip; clips, if memory were free
 NAMES = ("BN", f"BN, b = {AMPLE}", "GN", "LN", "IN")
 SEEDS = range(5)
 
@@ -51,24 +51,24 @@ def on_clips(
     data=(), model=(), **train,    # what differs
 )->dict:           # a config
     "Clips of a drifting digit, three convolutions over time and space, updates from 16 clips."
-    train = {"epochs": 3, "batch_size": 16, "lr": lr, "warmup": .1} | train
-    return {"data": {"name": "clips", "frames": T, "size": 12, "grain": .3, "train": 1600, "val": 300, "test": 600,
+    train = {"epochs": 4, "batch_size": 16, "lr": lr, "warmup": .1} | train
+    return {"data": {"name": "clips", "frames": T, "size": 12, "grain": .5, "train": 2400, "val": 300, "test": 1000,
                      "split": seed, **dict(data)},
             "model": {"name": "video", "strides": [2, 2, 2], "pool": "peaks", **dict(model)},
             "norm": norm_of(name, T), "seed": seed, "train": {k: v for k, v in train.items() if v is not None}}
 
-# %% ../../nbs/27_video.ipynb #c403fa07
-SETUPS = {"chosen": {}, "400 clips, four times as often": {"data": {"train": 400}, "epochs": 12},
+# %% ../../nbs/27_video.ipynb #5c2622fa
+SETUPS = {"chosen": {}, "400 clips, six times as often": {"data": {"train": 400}, "epochs": 24},
           "no warm-up": {"warmup": None}, "pooling by the mean": {"model": {"pool": "mean"}}, "2 frames": {"T": 2}}
 
 def video_setups()->list:
     "Setups that were considered, with an ample batch."
-    return [on_clips(name, more.get("T", 8), 100, .1, **{k: v for k, v in more.items() if k != "T"})
+    return [on_clips(name, more.get("T", 8), 100, .06, **{k: v for k, v in more.items() if k != "T"})
             for title, more in SETUPS.items() for name in NAMES[1:]]
 
 def video_lr()->list:
     "Three learning rates for five methods, clips of eight frames, on a split of their own."
-    return [on_clips(name, 8, 100, lr) for lr in (.1, .3, .03) for name in NAMES]
+    return [on_clips(name, 8, 100, lr) for lr in (.06, .12, .03) for name in NAMES]
 
 def name_of(record:dict)->str:
     "The name in NAMES of what a record's config says."
@@ -79,7 +79,7 @@ def video_rates()->dict:
     "The learning rate with the lowest error on val for each method."
     return {name_of(r): r["config"]["train"]["lr"] for r in tuned(recorded("video-lr", required=False))}
 
-# %% ../../nbs/27_video.ipynb #fe984b17
+# %% ../../nbs/27_video.ipynb #8592d5ac
 def video()->list:
     "Every method with clips of every length, at its learning rate; the seed varies slowest."
     rate = video_rates()
@@ -109,7 +109,7 @@ def gains(records:list, name:str, way:str="running")->np.ndarray:
     "By how many points a method's error falls when clips become twice as long, (seeds,)."
     return -slopes(FRAMES, by_length(records, name, way))
 
-# %% ../../nbs/27_video.ipynb #58b71d50
+# %% ../../nbs/27_video.ipynb #f8e26047
 CHAPTER, MARGIN = "27_video", 1.     # points of error
 
 def judge_masked(ample, budget)->str:
