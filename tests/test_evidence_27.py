@@ -12,8 +12,8 @@ from gn_nb.lab.train import check_config
 from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
-SIZES = {"video-lr": 15, "video-setups": 20, "video": 75, "video-gpu": 285}
-AMPLE = lab.NAMES[1]
+SIZES = {"video-lr": 15, "video-setups": 20, "video": 50, "video-gpu": 285}
+AMPLE, chosen_rates = lab.NAMES[1], lab.video_rates
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def made(error, seeds=lab.SEEDS, names=lab.NAMES):
 
 def table(**changes):
     "Errors at each length."
-    found = dict.fromkeys(lab.NAMES, (20., 15., 10.))
+    found = dict.fromkeys(lab.NAMES, (20., 10.))
     return found | {AMPLE if k == "ample" else k: v for k, v in changes.items()}
 
 
@@ -48,7 +48,8 @@ def test_sweeps(name):
     assert len(configs) == len({key(check_config(c)) for c in configs}) == SIZES[name]
     assert {*SIZES} == {*lab.SWEEPS} and sweeps()[name] is lab.SWEEPS[name]
     seeds = [c["seed"] for c in configs]
-    assert seeds == sorted(seeds) and all(c["data"]["split"] == c["seed"] for c in configs)
+    assert seeds == sorted(seeds) or name == "video-setups"
+    assert all(c["data"]["split"] == c["seed"] for c in configs)
 
 
 def test_the_budget():
@@ -66,8 +67,22 @@ def test_seeds_choose_no_test_clips_of_tuning():
 
 def test_nothing_but_method_and_length_differs():
     def rest(c): return c["data"] | {"frames": 0}, c["model"], c["train"] | {"lr": 0}
-    assert all(rest(c) == rest(lab.video()[0]) for c in lab.video() if c["seed"] == 0)
+    assert all(rest(c) == rest(lab.video()[0]) for c in lab.video() if c["seed"] == 2)
     assert len({str(rest(c)) for c in lab.video_setups() if c["data"]["frames"] == 8}) == len(lab.SETUPS) - 1
+
+
+def test_the_smallest_rate_within_a_standard_error(monkeypatch):
+    errors = {"BN": {.02: 30., .04: 12., .08: 10.}, "GN": {.02: 30., .04: 13., .08: 10.},
+              "IN": {.02: 9., .04: 10., .08: 10.}}
+    runs = []
+    for c in lab.video_lr():
+        e = errors.get(lab.name_of({"config": c}), {}).get(c["train"]["lr"])
+        if e: runs.append({"config": c, "status": "done", "final": {"running": {"val": {"error": e/100}}}})
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs)
+    assert chosen_rates() == {"BN": .08, "GN": .08, "IN": .02}
+    for r in runs:
+        if r["config"]["train"]["lr"] == .04: r["final"]["running"]["val"]["error"] = .117      # 10 + 1.73 points
+    assert chosen_rates() == {"BN": .04, "GN": .04, "IN": .02}
 
 
 def test_clip_noise_against_direct_computation():
@@ -87,9 +102,9 @@ def test_growth():
 
 
 def test_lengths_and_gains():
-    errors = table(BN=(18., 15., 16.), ample=(16., 10., 6.))
+    errors = table(BN=(18., 17.), ample=(16., 11.))
     runs = made(errors)
-    wanted = np.array([errors["BN"]]*5) + .1*(np.arange(5)*7 % 5)[:, None]
+    wanted = np.array([errors["BN"]]*5) + .1*(np.array(lab.SEEDS)*7 % 5)[:, None]
     assert_close(lab.by_length(runs, "BN"), wanted, 1e-6)
     assert_close(lab.by_length(runs, "BN", "precise"), wanted + 5, 1e-6)
     assert_close(lab.gains(runs, "BN"), np.full(5, 1.), 1e-6)
@@ -103,10 +118,10 @@ def test_only_whole_seeds_count():
 
 
 @pytest.mark.parametrize("errors,words", [
-    (table(BN=(20., 10., 20.), GN=(15., 12., 10.)), ["holds", "holds in part"]),
-    (table(BN=(20., 17., 15.)), ["holds in part", "holds"]),
-    (table(GN=(30., 20., 20.)), ["does not hold here", "does not hold here"]),
-    (table(ample=(20., 20., 20.)), ["open", "open"])])
+    (table(BN=(10., 20.), GN=(15., 10.)), ["holds", "holds in part"]),
+    (table(BN=(20., 15.)), ["holds in part", "holds"]),
+    (table(GN=(30., 20.)), ["does not hold here", "does not hold here"]),
+    (table(ample=(20., 20.)), ["open", "open"])])
 def test_verdicts(errors, words, monkeypatch):
     monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(errors))
     found = [check_verdict(v) for v in lab.verdicts()]
@@ -114,17 +129,17 @@ def test_verdicts(errors, words, monkeypatch):
 
 
 def test_verdicts_read_the_usual_evaluation(monkeypatch):
-    runs = made(table(BN=(20., 20., 20.)))
+    runs = made(table(BN=(20., 20.)))
     for r in runs:
-        if lab.name_of(r) == "BN" and r["config"]["data"]["frames"] == 16:
+        if lab.name_of(r) == "BN" and r["config"]["data"]["frames"] == 8:
             r["final"]["precise"] = r["final"]["batch"] = {"test": {"error": .1, "loss": 1.}}
     monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs)
     assert lab.verdicts()[0].word == "holds"
 
 
-@pytest.mark.parametrize("seeds", [(), (0,)])
+@pytest.mark.parametrize("seeds", [(), (2,)])
 def test_too_few_seeds_leave_it_open(seeds, monkeypatch):
-    monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(table(BN=(20., 20., 20.)), seeds))
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(table(BN=(20., 20.)), seeds))
     assert [check_verdict(v).word for v in lab.verdicts()] == ["open", "open"]
 
 
