@@ -153,3 +153,8 @@ def test_peaks_take_clips_of_any_length():
     net = build("video", {"name": "gn", "group_size": 4}, classes=8, strides=(2, 2, 2), pool="peaks")
     x = torch.randn(2, 1, 6, 12, 12, generator=torch.Generator().manual_seed(0))
     assert net(x).shape == net(x[:, :, :2]).shape == (2, 8)
+    seen = net[:9](x)
+    assert seen.shape == (2, 32, 6, 2, 2)                                             # time is kept
+    wanted = torch.stack([torch.stack([frame.flatten(1).max(1).values for frame in clip.transpose(0, 1)]).mean(0)
+                          for clip in seen])
+    assert_close(net[9](seen), wanted, 1e-6)
