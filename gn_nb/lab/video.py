@@ -7,7 +7,7 @@ __all__ = ['BUDGET', 'FRAMES', 'AMPLE', 'NAMES', 'SEEDS', 'SETUPS', 'SWEEPS', 'C
            'norm_of', 'on_clips', 'setup', 'video_setups', 'video_lr', 'name_of', 'video_rates', 'video', 'video_gpu',
            'by_length', 'gains', 'judge_masked', 'judge_dense', 'verdicts']
 
-# %% ../../nbs/27_video.ipynb #2d4a25c0
+# %% ../../nbs/27_video.ipynb #723203c3
 import numpy as np
 
 from .batch_size import NOTHING, cell, error_table, said
@@ -16,7 +16,7 @@ from .evidence import Verdict, error, recorded, slopes
 from .figures import compare, interval
 from .small_batches import image_moments, log_ratio
 
-# %% ../../nbs/27_video.ipynb #30684250
+# %% ../../nbs/27_video.ipynb #9a16dca2
 def clip_noise(
     net,        # with BatchNorms; looked at in the mode it is in
     clips,      # (N, C, T, H, W)
@@ -32,7 +32,7 @@ def growth(noise:np.ndarray)->np.ndarray:
     "Exponents: 0 where length costs nothing, 1 where a frame more is worth nothing; of (lengths, layers), doubling."
     return np.log2(noise[-1]/noise[0])/(len(noise) - 1)
 
-# %% ../../nbs/27_video.ipynb #645be636
+# %% ../../nbs/27_video.ipynb #6ed1280f
 BUDGET, FRAMES, AMPLE = 16, (4, 8), 16     # frames on a worker; lengths of a clip; clips, if memory were free
 NAMES = ("BN", f"BN, b = {AMPLE}", "GN", "LN", "IN")
 SEEDS = range(2, 7)    # 0 and 1 were used up in choosing the setup
@@ -56,7 +56,7 @@ def on_clips(
             "model": {"name": "video", "strides": [2, 2, 2], "pool": "peaks", **dict(model)},
             "norm": norm_of(name, T), "seed": seed, "train": train}
 
-# %% ../../nbs/27_video.ipynb #5987c2ee
+# %% ../../nbs/27_video.ipynb #e14d3dc1
 SETUPS = {"chosen": {}, "400 clips, six times as often": {"data": {"train": 400}, "epochs": 24},
           "pooling by the mean": {"model": {"pool": "mean"}}, "2 frames": {"T": 2},
           "grain 0.5, seed 0": {"data": {"grain": .5}, "seed": 0}}
@@ -89,7 +89,7 @@ def video_rates()->dict:
         return min(lr for lr, other, _ in tried if other <= e + (e*(100 - e)/n)**.5)
     return {name: smallest(tried) for name, tried in found.items()}
 
-# %% ../../nbs/27_video.ipynb #fd1df11e
+# %% ../../nbs/27_video.ipynb #be164af4
 def video()->list:
     "Every method with clips of every length, at its learning rate; the seed varies slowest."
     rate = video_rates()
@@ -119,7 +119,7 @@ def gains(records:list, name:str, way:str="running")->np.ndarray:
     "By how many points a method's error falls when clips become twice as long, (seeds,)."
     return -slopes(FRAMES, by_length(records, name, way))
 
-# %% ../../nbs/27_video.ipynb #4d83a069
+# %% ../../nbs/27_video.ipynb #959a2fee
 CHAPTER, MARGIN = "27_video", 1.     # points of error
 
 def judge_masked(ample, budget)->str:
