@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'MODELS', 'EVALUATIONS', 'BatchNorm', 'precise', 'groups_of', 'ByVariance', 'by_variance', 'BatchRenorm',
            'GhostNoise', 'PerGroup', 'Offset', 'grouped', 'gn', 'norm_layer', 'Standardized', 'Block', 'resnet', 'vgg',
-           'UNet', 'video', 'initialize', 'build', 'set_evaluation', 'freeze']
+           'UNet', 'Peaks', 'video', 'initialize', 'build', 'set_evaluation', 'freeze']
 
 # %% ../../nbs/94_models.ipynb #a9766590
 import math
@@ -264,14 +264,19 @@ class UNet(nn.Module):
         y = self.up2(torch.cat([F.interpolate(y, scale_factor=2), b], 1))
         return self.head(self.up1(torch.cat([F.interpolate(y, scale_factor=2), a], 1)))
 
-def video(norm, channels, classes, widths=(8, 16, 32)):
-    "Three convolutions over time and space; space is halved twice, time is kept."
+class Peaks(nn.Module):
+    "(N, C, T, H, W) to (N, C): the largest value of each frame, averaged over the frames."
+    def forward(self, x): return x.amax((3, 4)).mean(2)
+
+def video(norm, channels, classes, widths=(8, 16, 32), strides=(1, 2, 2), pool="mean"):
+    "Three convolutions over time and space; `strides` are those in space, time is kept; `pool`: mean or peaks."
+    if len(strides) != len(widths): raise ValueError(f"strides ({strides}) must have one for each of widths ({widths})")
     layers, before = [], channels
-    for k, width in enumerate(widths):
-        stride = (1, 1 + (k > 0), 1 + (k > 0))
-        layers += [nn.Conv3d(before, width, 3, stride, 1, bias=False), norm(width), nn.ReLU()]
+    for width, s in zip(widths, strides):
+        layers += [nn.Conv3d(before, width, 3, (1, s, s), 1, bias=False), norm(width), nn.ReLU()]
         before = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(before, classes))
+    pooled = known("pool", pool, dict(mean=[nn.AdaptiveAvgPool3d(1), nn.Flatten()], peaks=[Peaks()]))
+    return nn.Sequential(*layers, *pooled, nn.Linear(before, classes))
 
 # %% ../../nbs/94_models.ipynb #82988db7
 def initialize(
