@@ -36,10 +36,16 @@ def install(built, folder):
 
 
 def environment(package, folder):
-    "Variables for kernels: where they import the package from; a profile of their own, with errors only, in a folder."
-    profile = Path(folder)/"profile_default"
+    """Variables for kernels: where they import the package from; a profile of their own, in a folder.
+
+    The profile silences all but errors, and keeps the folder for temporary files what it is at this moment.
+    """
+    profile, temporary = Path(folder)/"profile_default", tempfile.gettempdir()
     profile.mkdir(parents=True, exist_ok=True)
-    (profile/"ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    (profile/"ipython_kernel_config.py").write_text(
+        "import os, tempfile\n"
+        f"os.environ['TMPDIR'] = tempfile.tempdir = {temporary!r}\n"
+        "c.IPKernelApp.log_level = 40\n")
     return {"PYTHONPATH": str(package), "IPYTHONDIR": str(folder), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 

@@ -1,6 +1,7 @@
 "The wheel: what is in it, what it asks for, and that every chapter is run with it."
 import os
 import subprocess
+import tempfile
 import venv
 import zipfile
 from email.parser import Parser
@@ -58,8 +59,10 @@ def notebook(path, *cells):
 def test_chapters_are_run_with_the_wheel_alone(installed, tmp_path):
     "In a folder of their own; what failed is said, what succeeded is kept and not run again."
     good = notebook(tmp_path/"good.ipynb", f"""
+import os, tempfile
 from pathlib import Path
 import gn_nb
+assert tempfile.gettempdir() == os.environ["TMPDIR"] == {tempfile.gettempdir()!r}
 assert Path(gn_nb.__file__).is_relative_to({str(installed)!r}), gn_nb.__file__
 assert Path.cwd().is_relative_to({str(tmp_path/"run")!r}) and not [*Path.cwd().iterdir()], Path.cwd()
 with open({str(tmp_path/"ran")!r}, "a") as f: f.write("x")""")
