@@ -1,6 +1,7 @@
 "Build the book: export the package, execute the chapters, write the site, check its pages."
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from check import problems
 from execute import environment, execute, install, wheel
+from extension import translate
 from prepare import chapters, export
 from settings import root, settings
 
@@ -37,10 +39,13 @@ def run_chapters():
         for old in (CACHE, package): shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory() as folder: install(wheel(folder), package)
         stamp.write_text(key(CODE))
-    home = BUILT/"run"
-    shutil.rmtree(home, ignore_errors=True)
+    home, read = BUILT/"run", BUILT/"read"
+    for old in (home, read): shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(root/"results", home/"results")           # beside the folder of every chapter, as beside nbs/
-    return execute(chapters(), CACHE, package, home)
+    read.mkdir()
+    for path in chapters():                                   # as Sphinx reads it, or it would not know it in the cache
+        (read/path.name).write_text(json.dumps(translate(json.loads(path.read_text("utf-8")))), "utf-8")
+    return execute(sorted(read.glob("*.ipynb")), CACHE, package, home)
 
 
 def sphinx(*options):

@@ -9,6 +9,7 @@ from email.parser import Parser
 import nbformat
 import pytest
 from execute import TIMED, execute
+from extension import translate
 from jupyter_cache import get_cache
 from packaging.requirements import Requirement
 from settings import root, settings
@@ -82,7 +83,7 @@ def test_the_book_was_built_so():
     assert {p.relative_to(package): p.read_bytes() for p in package.rglob("*.py")} == {
         p.relative_to(root/"gn_nb"): p.read_bytes() for p in (root/"gn_nb").rglob("*.py")}
     cache = get_cache(root/"_build/.jupyter_cache")
-    for path in CHAPTERS: cache.match_cache_notebook(nbformat.read(path, 4))                   # else KeyError
+    for path in CHAPTERS: cache.match_cache_notebook(translate(nbformat.read(path, 4)))        # else KeyError
 
 
 @pytest.mark.parametrize("path", [p for p in CHAPTERS if '"../results/' in str(nbformat.read(p, 4))],
