@@ -21,7 +21,8 @@ book: $(STAMP)  ## export the package, execute every chapter, build the site int
 
 test: $(STAMP)  ## everything that proves the project (builds the book first: its pages are tested too)
 	@$(PY) book/build.py --quiet
-	@$(PY) -m pytest -n auto --dist loadfile
+	@$(PY) -m pytest -n auto --dist loadfile -m "not alone"
+	@$(PY) -m pytest -m alone
 
 browser: $(STAMP)  ## a chromium for the tests of the site and for the PDF, where none is: Debian's package, as root
 	@$(PY) book/browser.py

@@ -16,6 +16,13 @@ settings.register_profile("gn_nb", derandomize=True, database=None, deadline=Non
 settings.load_profile("gn_nb")
 
 
+@pytest.fixture(autouse=True)
+def flags_may_be_set():
+    "torch's own test library, once imported, forbids to set flags of torch.backends in this process."
+    yield
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory): return build_wheel(tmp_path_factory.mktemp("wheel"))
 

@@ -20,6 +20,8 @@ from gn_nb import apply, distributed, merge, moments, reference
 from gn_nb.distributed import sharded_group_norm
 from gn_nb.testing import CASES, assert_close, max_error, must_raise
 
+pytestmark = pytest.mark.alone
+
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LIMIT = 30            # seconds that a rank waits for the others
 needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(),

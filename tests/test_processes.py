@@ -28,6 +28,8 @@ import gn_nb
 from gn_nb import cpu, group_norm
 from gn_nb.testing import assert_close, max_error
 
+pytestmark = pytest.mark.alone
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing here")
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="/proc/self/task is missing here")
 # torch's threads are there when a test forks on purpose: Python 3.12 and later warn of that
