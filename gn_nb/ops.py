@@ -6,8 +6,8 @@
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
-           'backward_anywhere', 'backward_on_card', 'gradients', 'EagerGroupNorm', 'check_arguments', 'Known',
-           'standard', 'decomposed', 'group_norm']
+           'backward_anywhere', 'backward_on_card', 'gradients', 'eager_backward', 'EagerGroupNorm', 'check_arguments',
+           'Known', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -361,32 +361,32 @@ def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
+def eager_backward(dy, tensors, stats, s, eps, activation, needs):
+    "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
+    input, weight, bias, scale, shift = tensors
+    def backward(need_dx):
+        rest = weight, bias, activation, scale, shift, need_dx
+        if _watched(dy): return backward_op(dy, input, *mean_and_rstd(stats), s.G, *rest)
+        if for_card(input): return card_backward(dy, input, s, stats, *rest)
+        at = stats.data_ptr()
+        return cpu_backward(dy, input, s, (at, at + stats.nbytes//2), *rest)
+    return gradients(dy, tensors, needs, s.G, eps, activation, backward)
+
+def _watched(dy): return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)   # vmap over the backward pass
+
 class EagerGroupNorm(torch.autograd.Function):
-    "The operator in eager mode; `known` is what is known of this kind of call, or None."
+    "The operator in eager mode."
     @staticmethod
-    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation, known):
+    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation):
         stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
-        ctx.s, ctx.eps, ctx.activation, ctx.known = s, eps, activation, known
+        ctx.call = s, eps, activation
         ctx.save_for_backward(input, weight, bias, scale, shift, stats)
-        if known: return known.forward(input, weight, bias, stats.data_ptr())
         return forward(input, s, weight, bias, eps, activation, scale, shift, stats)
 
     @staticmethod
     def backward(ctx, dy):
         *tensors, stats = ctx.saved_tensors
-        input, weight, bias, scale, shift = tensors
-        watched = _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)      # vmap over the backward pass
-        if ctx.known and not watched and not torch.is_grad_enabled() and ctx.known.fits(weight, bias):
-            found = ctx.known.backward(dy, input, weight, bias, stats.data_ptr(), ctx.needs_input_grad)
-            return *found, None, None, None, None, None, None
-        def backward(need_dx):
-            rest = weight, bias, ctx.activation, scale, shift, need_dx
-            if watched: return backward_op(dy, input, *mean_and_rstd(stats), ctx.s.G, *rest)
-            if for_card(input): return card_backward(dy, input, ctx.s, stats, *rest)
-            at = stats.data_ptr()
-            return cpu_backward(dy, input, ctx.s, (at, at + stats.nbytes//2), *rest)
-        found = gradients(dy, tensors, ctx.needs_input_grad[:5], ctx.s.G, ctx.eps, ctx.activation, backward)
-        return *found, None, None, None, None
+        return *eager_backward(dy, tensors, stats, *ctx.call, ctx.needs_input_grad[:5]), None, None, None
 
 # %% ../nbs/10_torch.ipynb #5198c95a
 @torch.library.register_vmap("gn_nb::forward")
@@ -448,46 +448,68 @@ def _straight(input):
 
 # %% ../nbs/10_torch.ipynb #fc7ee65d
 KNOWN = 1 << 12      # kinds of calls to remember
-_known = {}          # key -> (sizes, Known)
+_known = {}          # key -> Known
 
 class Known:
     "What is the same in all calls of a kind whose arguments the kernels take as they are."
     def __init__(self, form, dtype, s, activation, eps, parameters):
-        self.kind, self.narrow = (form, dtype, s, activation, False), parameters is dtype
-        self.form, self.parameters, self.rstd = form, parameters, 8*s.N*s.G               # where rstd is behind mean
-        self.plan = _plan("forward", *self.kind, eps, self.narrow)
+        self.call, self.form, self.parameters = (s, eps, activation), form, parameters
+        self.kind = form, dtype, s, activation, False
+        self.statistics, self.rstd = (2, s.N, s.G), 8*s.N*s.G                              # where rstd is behind mean
+        self.order = cpu.Order(_plan("forward", *self.kind, eps, parameters is dtype))
 
     @cached_property
-    def back(self): return _plan("backward", *self.kind, 0., self.narrow)
+    def back(self): return cpu.Order(_plan("backward", *self.kind, 0., self.parameters is self.kind[1]))
+
+    def __call__(self, input, weight, bias):
+        if torch.is_grad_enabled() and (input.requires_grad or (weight is not None and weight.requires_grad)
+                                        or (bias is not None and bias.requires_grad)):
+            return KnownGroupNorm.apply(input, weight, bias, self)
+        return self.forward(input, weight, bias)
 
     def fits(self, weight, bias):
         "Are the parameters still what they were? Nobody notices an assignment to their .data."
-        return all(t is None or (t.dtype is self.parameters and t.is_contiguous()) for t in (weight, bias))
+        return ((weight is None or (weight.dtype is self.parameters and weight.is_contiguous()))
+                and (bias is None or (bias.dtype is self.parameters and bias.is_contiguous())))
 
-    def forward(self, input, weight, bias, at):
-        "y; the statistics go to address `at`."
+    def forward(self, input, weight, bias, mean=0, rstd=0):
+        "y; the statistics go to these addresses, if any."
         y = empty_like(input)
-        cpu.run_forward(self.plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + self.rstd)
+        self.order(input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), mean, rstd, 0, 0, 0, 0)
         return y
 
-    def backward(self, dy, input, weight, bias, at, needs):
+    def backward(self, dy, input, weight, bias, mean, needs):
         "dx, dweight, dbias, None where not needed."
         dy = dy.contiguous(memory_format=self.form)
         dx = empty_like(input) if needs[0] else None
-        parts = cpu.run_backward(self.back, dy.data_ptr(), input.data_ptr(), at, at + self.rstd, _address(weight),
-                                 _address(bias), _address(dx))
-        if not (needs[1] or needs[2]): return dx, None, None
-        dweight, dbias = _over_blocks(parts)
-        return dx, self._as_parameter(dweight) if needs[1] else None, self._as_parameter(dbias) if needs[2] else None
+        dweight = torch.empty_like(weight) if needs[1] else None
+        dbias = torch.empty_like(bias) if needs[2] else None
+        self.back(input.data_ptr(), 0, _address(weight), _address(bias), mean, mean + self.rstd, dy.data_ptr(),
+                  _address(dx), _address(dweight), _address(dbias))
+        return dx, dweight, dbias
 
-    def _as_parameter(self, gradient):
-        "As a tensor of the parameters' dtype; NumPy converts faster where it can."
-        if self.parameters is torch.float32: return torch.from_numpy(gradient.astype(np.float32))
-        return torch.from_numpy(gradient).to(self.parameters)
+class KnownGroupNorm(torch.autograd.Function):
+    "The operator in eager mode, for a call of a known kind."
+    @staticmethod
+    def forward(ctx, input, weight, bias, known):
+        stats = torch.empty(known.statistics, dtype=torch.float64)
+        ctx.known = known
+        ctx.save_for_backward(input, weight, bias, stats)
+        at = stats.data_ptr()
+        return known.forward(input, weight, bias, at, at + known.rstd)
+
+    @staticmethod
+    def backward(ctx, dy):
+        input, weight, bias, stats = ctx.saved_tensors
+        known, needs = ctx.known, ctx.needs_input_grad
+        if torch.is_grad_enabled() or _watched(dy) or not known.fits(weight, bias):
+            tensors = input, weight, bias, None, None
+            return *eager_backward(dy, tensors, stats, *known.call, (*needs[:3], False, False))[:3], None
+        return *known.backward(dy, input, weight, bias, stats.data_ptr(), needs), None
 
 def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if these are tensors whose memory the kernels can take as it is, else None."
-    dtype = next((t.dtype for t in (weight, bias) if isinstance(t, Tensor)), None)          # of the parameters
+    dtype = weight.dtype if isinstance(weight, Tensor) else bias.dtype if isinstance(bias, Tensor) else None
     if dtype not in (None, input.dtype) and (dtype is not torch.float32 or input.dtype is torch.float64): return None
     for t in (weight, bias):
         if t is not None and not (type(t) in PLAIN_TYPES and t.is_cpu and t.dtype is dtype and t.is_contiguous()):
@@ -502,7 +524,7 @@ def _remember(key, input, s, eps, activation):
     if not input.numel() or not input.is_contiguous(memory_format=form): return None
     if len(_known) >= KNOWN: _known.clear()
     known = Known(form, input.dtype, s, activation, eps, key[3])
-    _known[key] = s, known
+    _known[key] = known
     return known
 
 # %% ../nbs/10_torch.ipynb #10573f5e
@@ -537,28 +559,24 @@ def group_norm(
     out:Tensor=None,      # where to write the result, may be input itself; without gradients only
 )->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
-    compiling, key, known = torch.compiler.is_compiling(), None, None
-    straight = not compiling and _straight(input)
-    gradient = torch.is_grad_enabled() and any(
-        isinstance(t, Tensor) and t.requires_grad for t in (input, weight, bias, scale, shift))
-    if straight and not for_card(input) and out is scale is shift is None:
+    key, straight = None, not torch.compiler.is_compiling() and _straight(input)
+    if straight and out is scale is shift is None and input.is_cpu:
         key = _key(input, num_groups, weight, bias, eps, activation)
-        s, known = _known.get(key, (None, None))                      # one look: another thread may clear it
-        if known:
-            if gradient: return EagerGroupNorm.apply(input, weight, bias, None, None, s, eps, activation, known)
-            _owner, at = cpu.room(known.rstd//4)
-            return known.forward(input, weight, bias, at)              # _owner lives until it is done
+        known = _known.get(key)
+        if known: return known(input, weight, bias)
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
     if out is not None: _check_out(out, input, (weight, bias, scale, shift))
-    if key: known = _remember(key, input, s, float(eps), activation)
-    return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight, gradient, known)
+    known = _remember(key, input, s, float(eps), activation) if key else None
+    if known: return known(input, weight, bias)
+    return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight)
 
 def _share(a, b): return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
-def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight, gradient, known):
+def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight):
     "The result, once the arguments are known to be good."
-    if straight and gradient:
-        return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation, known)
+    if straight and torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (input, weight, bias, scale, shift)):
+        return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation)
     if straight:
         stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
         there = (out is not None and out.stride() == input.stride() and input.is_contiguous(memory_format=layout(input))
