@@ -7,7 +7,7 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'ARRAYS',
            'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'plainly', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E',
            'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH', 'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF',
            'DENSITY', 'FOLD', 'TILE', 'ROOM', 'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN',
-           'UNIT_ROWS', 'GRAIN', 'NEAR', 'SHORT', 'STREAM', 'NARROW', 'FOUR', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
+           'UNIT_ROWS', 'GRAIN', 'NEAR', 'SHORT', 'STREAM', 'FOUR', 'NARROW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
            'THREADS', 'CALL', 'ORDER', 'STEPS', 'call_at', 'order_at', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
            'where_less', 'total', 'load', 'load_some', 'store_some', 'get', 'put', 'prefetch', 'put_element', 'element',
            'wide', 'rounded', 'add_to', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid',
@@ -292,7 +292,8 @@ def put_element(typingctx, p, address, index, value):
     def codegen(context, builder, sig, args):
         v = args[3] if p.dtype == "float64" else builder.fptrunc(args[3], FLOAT)
         v = _narrow(builder, p.dtype, builder.insert_element(ir.Constant(ir.VectorType(v.type, 1), None), v, INT(0)))
-        builder.store(builder.extract_element(v, INT(0)), _at(builder, *args[1:3], STORED[p.dtype]), align=SIZE[p.dtype])
+        at = _at(builder, *args[1:3], STORED[p.dtype])
+        builder.store(builder.extract_element(v, INT(0)), at, align=SIZE[p.dtype])
         return context.get_dummy_value()
     return types.none(p, types.int64, types.int64, types.float64), codegen
 
@@ -882,8 +883,6 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
         i += L
 
 # %% ../nbs/07_cpu.ipynb #081f7796
-CHANNELS = 512               # of a task of the last phase
-
 @plainly()
 def channel_sums(p, n, c, u, hi, lo, r):
     "Sums of dz and dz*(x - hi) over unit u of channel c of sample n."
@@ -939,6 +938,9 @@ def backward_runs(p, t):
         else:
             k = 2*(n*G + c//D)
             channel_gradient(p, n, c, u, hi, lo, r, get(totals, k), get(totals, k + 1))
+
+# %% ../nbs/07_cpu.ipynb #cpu-parameters
+CHANNELS = 512               # of a task of the last phase
 
 @plainly()
 def put_parameter(p, address, i, value):
@@ -1210,6 +1212,7 @@ def backward_short(p, t):
                 for i in range(0, full, L): gradient_spread(p, at + i, L, i, high, low, scale, h, A, B)
                 if full < count: gradient_spread(p, at + full, count - full, full, high, low, scale, h, A, B)
 
+# %% ../nbs/07_cpu.ipynb #cpu-middle
 MIDDLE = 1 << 10             # elements of a channel whose sums may stay in lanes
 WIDE = 5*ROOM//32            # channels of a group for which the tables have room: two registers for each
 
@@ -1235,7 +1238,7 @@ def sample_gradients(p, n, g, h, more):
 @plainly()
 def backward_middle(p, t):
     "A task of backward where channels are neither short nor long: one group of a block of samples."
-    G, D, L, q, j, g, h = p.G, p.D, width(p), wide(p), t//p.G, t%p.G, tables(p)
+    D, L, q, j, g, h = p.D, width(p), wide(p), t//p.G, t%p.G, tables(p)
     stop, together, at = min((j + 1)*p.samples, p.N), max(1, FOLD*L//p.S), j*p.C + g*D
     for n0 in range(j*p.samples, stop, together):
         fill(q, h, 0, 2*D*L, 0.)
@@ -1282,7 +1285,7 @@ _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
 def openmp():
-    "omp_get_max_threads, and the addresses of GOMP_parallel and omp_get_thread_num, of torch's OpenMP library; or None."
+    "omp_get_max_threads and the addresses of GOMP_parallel and omp_get_thread_num of torch's OpenMP library; or None."
     spec = importlib.util.find_spec("torch")
     folder = Path(spec.origin).parent if spec and spec.origin else None
     found = sorted(f for d in ("lib", "../torch.libs") for f in (folder/d).glob("libgomp*.so*")) if folder else []
@@ -1328,8 +1331,8 @@ GRAIN = 1 << 14                            # elements that make one more thread 
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
 SHORT = 1 << 4                             # elements of a channel that is not worth a loop of its own
 STREAM = 1 << 24                           # bytes of an output that would push everything else out of the cache
-NARROW = 256
 FOUR = 6 << 20                             # bytes of an input up to which four rows are written at a time
+NARROW = 1 << 8                            # bytes of a row up to which they are, however many there are
 PARTS = 1 << 15                            # float64 numbers for the parts of dweight, and as many for dbias
 
 class Plan(NamedTuple):
@@ -1369,12 +1372,12 @@ def _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks):
     shared = slots*G < 2*threads and threads > 1
     return (((1, N*C*units), (2, slots*G), (3, N*C*units)), 2*N*C*units) if shared else (((0, slots*G),), 0)
 
-def _length(verb, dtype, N, D, S):
-    "Which kernel of a verb channels of S elements get."
-    rest = S%Lanes("float64" if dtype == "float64" else "float32").count
-    most = 4*SHORT if verb == "backward" and N >= SHORT and rest else SHORT       # a loop for each would end in a mask
+def _length(verb, dtype, D, S):
+    "Which kernel of a verb channels of S elements get; how many samples there are has no say."
+    rest, middle = S%Lanes("float64" if dtype == "float64" else "float32").count, verb == "backward" and D <= WIDE
+    most = 4*SHORT if middle and rest else SHORT                     # a loop for each channel would end in a mask
     if S == 1 or (S <= most and D*S <= 4*UNIT_RUN): return "short"
-    return "middle" if verb == "backward" and S <= MIDDLE and D <= WIDE else "runs"
+    return "middle" if middle and S <= MIDDLE else "runs"
 
 @lru_cache(4096)
 def plan(
@@ -1390,7 +1393,7 @@ def plan(
     "The plan for one kind of call; compiles the kernel if need be."
     (verb, layout), D, size = kernel.split("_"), C//G, C*S*SIZE[dtype]
     rows = layout == "rows"
-    if not rows: kernel = f"{verb}_{_length(verb, dtype, N, D, S)}"
+    if not rows: kernel = f"{verb}_{_length(verb, dtype, D, S)}"
     whole_groups = kernel.endswith(("short", "middle"))
     threads = max(1, min(threads, N*C*S//GRAIN))
     unit = max(4, UNIT_ROWS//C//4*4) if rows else UNIT_RUN
@@ -1407,14 +1410,15 @@ def plan(
     if whole_groups: steps, partial = ((0, -(-N//samples)*G),), 0
     long = S*SIZE[dtype] >= 1024 if not rows else C%Lanes("float64" if dtype == "float64" else "float32").count == 0
     fields = (N, C, G, D, S, C if per_sample else 0, unit, units, samples, blocks, int(long and N*size >= STREAM),
-              int(narrow), int(rows and (N*size <= FOUR or C*SIZE[dtype] <= NARROW)), struct.unpack("q", struct.pack("d", eps))[0])
+              int(narrow), int(rows and (N*size <= FOUR or C*SIZE[dtype] <= NARROW)),
+              struct.unpack("q", struct.pack("d", eps))[0])
     if slots: steps = *steps, (4, -(-C//CHANNELS))
     phases = _phases(steps, threads, max(1, N*C*S))
     return Plan(fields, phases, partial, totals, slots, threads, compiled(kernel, dtype, activation).address)
 
 # %% ../nbs/07_cpu.ipynb #3ddddd9c
 ARRAY, MEAN, SUMS, SIZES, THREADS = map(FIELDS.index, ("x", "mean", "dweight", "N", "threads"))
-CALL = ("order", "threads", *ARRAYS, "sums")                          # sums: 0, or memory for them where they are wanted
+CALL = ("order", "threads", *ARRAYS, "sums")                 # sums: 0, or where dweight and dbias of all blocks go
 ORDER = ("kernel", "parallel", "who", "allocate", "free", "partial", "totals", "slots", "count",
          *(f"{name} {k}" for k in range(4) for name in FIELDS[:3]), *FIELDS[SIZES:THREADS])
 STEPS = ORDER.index("tasks 0")
@@ -1468,7 +1472,8 @@ def drive(address):
     put_whole(work, SUMS + 2, partial); put_whole(work, SUMS + 3, totals)
     for k in range(THREADS - SIZES): put_whole(work, SIZES + k, whole(c.order, len(ORDER) - (THREADS - SIZES) + k))
     for k in range(o.count):
-        tasks, phase, batch = whole(c.order, STEPS + 3*k), whole(c.order, STEPS + 3*k + 1), whole(c.order, STEPS + 3*k + 2)
+        step = c.order + 8*(STEPS + 3*k)
+        tasks, phase, batch = whole(step, 0), whole(step, 1), whole(step, 2)
         if phase == 3 and not (c.y or c.dx): continue
         if phase == 4 and not (c.weight_grad or c.bias_grad): continue
         team = min(threads, (tasks + batch - 1)//batch)
@@ -1480,6 +1485,7 @@ def drive(address):
     invoke(o.free, work, 0, 0, 0)
     return 0
 
+# %% ../nbs/07_cpu.ipynb #cpu-order
 _pack = struct.Struct(f"{len(CALL)}q").pack
 
 @cache
@@ -1502,7 +1508,7 @@ class Order:
         self.at = self.memory.buffer_info()[0]
 
     def __call__(self, *arrays, sums=0):
-        "Run a kernel on ARRAYS, given as addresses, 0 for none; without mean and rstd nobody is told of the statistics."
+        "Run a kernel on ARRAYS, given as addresses, 0 for none; without mean and rstd nobody learns the statistics."
         if self.call(_pack(self.at, 1 if forked else self.threads, *arrays, sums)):
             raise MemoryError("no working memory for a group normalization")
 

@@ -372,7 +372,9 @@ def eager_backward(dy, tensors, stats, s, eps, activation, needs):
         return cpu_backward(dy, input, s, (at, at + stats.nbytes//2), *rest)
     return gradients(dy, tensors, needs, s.G, eps, activation, backward)
 
-def _watched(dy): return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)   # vmap over the backward pass
+def _watched(dy):
+    "Is the backward pass itself transformed? vmap over it has a tensor type of its own."
+    return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)
 
 class EagerGroupNorm(torch.autograd.Function):
     "The operator in eager mode."
@@ -488,6 +490,7 @@ class Known:
                   _address(dx), _address(dweight), _address(dbias))
         return dx, dweight, dbias
 
+# %% ../nbs/10_torch.ipynb #known-grad
 class KnownGroupNorm(torch.autograd.Function):
     "The operator in eager mode, for a call of a known kind."
     @staticmethod
@@ -507,6 +510,7 @@ class KnownGroupNorm(torch.autograd.Function):
             return *eager_backward(dy, tensors, stats, *known.call, (*needs[:3], False, False))[:3], None
         return *known.backward(dy, input, weight, bias, stats.data_ptr(), needs), None
 
+# %% ../nbs/10_torch.ipynb #known-key
 def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if these are tensors whose memory the kernels can take as it is, else None."
     dtype = weight.dtype if isinstance(weight, Tensor) else bias.dtype if isinstance(bias, Tensor) else None
