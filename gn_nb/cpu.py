@@ -4,24 +4,25 @@
 
 # %% auto #0
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'ARRAYS', 'FIELDS', 'LINE', 'COUNTERS', 'width',
-           'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'plainly', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E',
+           'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'plainly', 'inside', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E',
            'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH', 'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF',
            'DENSITY', 'FOLD', 'TILE', 'ROOM', 'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN',
            'UNIT_ROWS', 'GRAIN', 'NEAR', 'SHORT', 'STREAM', 'FOUR', 'NARROW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
            'THREADS', 'CALL', 'ORDER', 'STEPS', 'call_at', 'order_at', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
            'where_less', 'total', 'load', 'load_some', 'store_some', 'get', 'put', 'prefetch', 'put_element', 'element',
-           'wide', 'rounded', 'add_to', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid',
-           'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics', 'group_sums',
-           'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run', 'apply', 'claim', 'whoami', 'task',
-           'work', 'forward_runs', 'tables', 'table', 'fill', 'row_shift', 'sums_step', 'row_sums', 'unit_sums',
-           'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows', 'forward_rows',
-           'run_sums', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients', 'channel_gradient',
-           'backward_runs', 'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step', 'fold_gradients',
-           'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows', 'backward_rows',
-           'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread', 'gradient_spread',
-           'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle', 'compiled', 'openmp',
-           'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'whole', 'put_whole', 'invoke', 'drive',
-           'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
+           'wide', 'rounded', 'add_to', 'part', 'put_part', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp',
+           'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics',
+           'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run', 'apply', 'claim',
+           'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill', 'row_shift', 'sums_step', 'row_sums',
+           'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows',
+           'forward_rows', 'run_sums', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients',
+           'channel_gradient', 'backward_runs', 'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step',
+           'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows',
+           'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread',
+           'gradient_spread', 'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle',
+           'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'whole', 'put_whole',
+           'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward',
+           'backward']
 
 # %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
@@ -32,7 +33,6 @@ import os
 import struct
 import threading
 from array import array
-from _thread import interrupt_main
 from concurrent.futures import ThreadPoolExecutor, wait
 from ctypes.util import find_library
 from functools import cache, lru_cache, partial
@@ -336,17 +336,28 @@ def add_to(typingctx, p, address, index, v, count):
 
 # %% ../nbs/07_cpu.ipynb #0115da6b
 plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
+inside = partial(plainly, forceinline=True)        # those of innermost loops, where a call costs more than the work
 
 @plainly()
+def part(p, address, i, count, rest):
+    "The first `count` lanes from memory, the others `rest`."
+    return load_some(p, address, i, count, rest)
+
+@plainly()
+def put_part(p, address, i, v, count):
+    "The first `count` lanes into memory."
+    store_some(p, address, i, v, count)
+
+@inside()
 def some(p, address, i, count, rest):
     "`count` lanes from memory, which is the whole register as a rule; the others, if any, `rest`."
-    return load(p, address, i) if count >= width(p) else load_some(p, address, i, count, rest)
+    return load(p, address, i) if count >= width(p) else part(p, address, i, count, rest)
 
-@plainly()
+@inside()
 def put_some(p, address, i, v, count):
     "The first `count` lanes into memory, which is the whole register as a rule."
     if count >= width(p): store(p, address, i, v)
-    else: store_some(p, address, i, v, count)
+    else: put_part(p, address, i, v, count)
 
 # %% ../nbs/07_cpu.ipynb #00c1af4d
 DEGREE = dict(float32=6, float16=4, bfloat16=3)
@@ -700,7 +711,7 @@ def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
     return first(p, p.x, n*p.S*p.C + g*p.D, p.D)
 
-@plainly()
+@inside()
 def sums_step(p, at, i, count, shift, s, q, four):
     "Add one column of lanes, of one row or of four, to the tables of sums."
     w, C = wide(p), p.C
@@ -785,13 +796,13 @@ def coefficients(p, n, c0, count, h):
             store(q, table(q, h, 1), c - c0, a)
             store(q, table(q, h, 2), c - c0, parameters(p, p.bias, row + c, last - c, 0.) - a*lo)
 
-@plainly()
+@inside()
 def apply_lanes(p, at, count, hi, a, b, streams):
     v = activate(p, (some(p, p.x, at, count, 0.) - hi)*a + b)
     if streams: stream(p, p.y, at, v)
     else: put_some(p, p.y, at, v, count)
 
-@plainly()
+@inside()
 def apply_step(p, at, i, count, h, streams, four):
     "One column of lanes, of one row or of four."
     q, C = wide(p), p.C
@@ -817,8 +828,10 @@ def apply_rows(p, n, u):
                 for i in range(0, full, L): apply_step(p, at + i, i, L, h, True, four)
             else:
                 for i in range(0, full, L): apply_step(p, at + i, i, L, h, False, four)
-            if full < count: apply_step(p, at + full, full, count - full, h, False, four)
-            row += 4 if four else 1
+            rows = 4 if four else 1
+            if full < count:
+                for k in range(rows): apply_step(p, at + k*C + full, full, count - full, h, False, False)
+            row += rows
 
 @plainly()
 def forward_rows(p, t):
@@ -959,13 +972,13 @@ def parameter_gradients(p, t):
         put_parameter(p, p.weight_grad, c, dw); put_parameter(p, p.bias_grad, c, db)
 
 # %% ../nbs/07_cpu.ipynb #5486b287
-@plainly()
+@inside()
 def dz_and_x(p, at, count, hi, a, b):
     "dz and x - hi."
     v = some(p, p.x, at, count, hi) - hi
     return some(p, p.dy, at, count, 0.)*slope(p, v*a + b), v
 
-@plainly()
+@inside()
 def gradients_step(p, at, i, count, h, four):
     "Add one column of lanes, of one row or of four, to the tables of sums."
     q, C = wide(p), p.C
@@ -1024,14 +1037,14 @@ def sample_totals(p, n):
         a, b = unit_totals(p, n, g)
         put(p.totals, 2*(n*p.G + g), a/(p.D*p.S)); put(p.totals, 2*(n*p.G + g) + 1, b/(p.D*p.S))
 
-@plainly()
+@inside()
 def gradient_lanes(p, at, count, hi, a, b, f, e, streams):
     v = some(p, p.x, at, count, hi) - hi
     z = some(p, p.dy, at, count, 0.)*slope(p, v*a + b)*a + (v*f + e)
     if streams: stream(p, p.dx, at, z)
     else: put_some(p, p.dx, at, z, count)
 
-@plainly()
+@inside()
 def gradient_step(p, at, i, count, h, streams, four):
     "One column of lanes, of one row or of four."
     q, C = wide(p), p.C
@@ -1065,8 +1078,10 @@ def gradient_rows(p, n, u):
                 for i in range(0, full, L): gradient_step(p, at + i, i, L, h, True, four)
             else:
                 for i in range(0, full, L): gradient_step(p, at + i, i, L, h, False, four)
-            if full < count: gradient_step(p, at + full, full, count - full, h, False, four)
-            row += 4 if four else 1
+            rows = 4 if four else 1
+            if full < count:
+                for k in range(rows): gradient_step(p, at + k*C + full, full, count - full, h, False, False)
+            row += rows
 
 @plainly()
 def backward_rows(p, t):
@@ -1105,7 +1120,7 @@ def chunk(p):
     "Samples of a chunk."
     return max(1, min(FOLD, CLOSE//(p.D*p.S*itemsize(p))))
 
-@plainly()
+@inside()
 def apply_spread(p, at, count, i, hi, lo, r, h):
     q = wide(p)
     v = (some(p, p.x, at, count, hi) - hi)*r - lo
@@ -1134,14 +1149,14 @@ def forward_short(p, t):
                 if full < count: apply_spread(p, at + full, count - full, full, high, low, scale, h)
 
 # %% ../nbs/07_cpu.ipynb #4b56e068
-@plainly()
+@inside()
 def dz_and_xhat(p, at, count, i, hi, lo, r, h):
     "dz, xhat and the weight of lanes whose place in the tables is i."
     q = wide(p)
     v, w = (some(p, p.x, at, count, hi) - hi)*r - lo, load(q, h, i)
     return some(p, p.dy, at, count, 0.)*slope(p, v*w + load(q, table(q, h, 1), i)), v, w
 
-@plainly()
+@inside()
 def sums_spread(p, at, count, i, hi, lo, r, h, A, B):
     "Add lanes to the tables of sums, and weighted to A and B."
     q, (z, v, w) = wide(p), dz_and_xhat(p, at, count, i, hi, lo, r, h)
@@ -1150,7 +1165,7 @@ def sums_spread(p, at, count, i, hi, lo, r, h, A, B):
     store(q, s, i, load(q, s, i) + z); store(q, t, i, load(q, t, i) + z*v)
     return A + z*w, B + z*w*v
 
-@plainly()
+@inside()
 def gradient_spread(p, at, count, i, hi, lo, r, h, A, B):
     z, v, w = dz_and_xhat(p, at, count, i, hi, lo, r, h)
     put_some(p, p.dx, at, (z*w - (v*B + A))*r, count)
@@ -1299,6 +1314,8 @@ def address_of(function): return ctypes.cast(function, ctypes.c_void_p).value
 @cache
 def _pool(): return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="gn_nb")
 
+_interrupts = []
+
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 def in_pool(address, block, threads, flags):
     "GOMP_parallel by Python's threads: call a C function with a block on so many at once, and wait for all of them."
@@ -1309,7 +1326,7 @@ def in_pool(address, block, threads, flags):
             call(block); wait(others)
             done = True
         except KeyboardInterrupt: interrupted = True
-    if interrupted: interrupt_main()
+    if interrupted: _interrupts.append(True)                     # an exception cannot leave a callback
 
 def default_threads():
     "As many threads as torch uses in this thread, or as there are processors."
@@ -1511,6 +1528,7 @@ class Order:
         "Run a kernel on ARRAYS, given as addresses, 0 for none; without mean and rstd nobody learns the statistics."
         if self.call(_pack(self.at, 1 if forked else self.threads, *arrays, sums)):
             raise MemoryError("no working memory for a group normalization")
+        if _interrupts: _interrupts.clear(); raise KeyboardInterrupt
 
 def run_forward(plan, x, y, weight, bias, mean, rstd):
     "Forward on arrays at these addresses, in the layout of the plan; 0 for no weight or no bias."

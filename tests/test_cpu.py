@@ -90,17 +90,12 @@ def test_streaming_stores_give_the_same(layout, dtype, monkeypatch):
         assert all(map(np.array_equal, plain, streamed))
 
 
-@pytest.mark.parametrize(("shape", "G"), [
-    ((130, 8, 3, 3), 2),           # a block of more samples than a chunk
-    ((3, 600, 2, 2), 1),           # more channels than the tables hold
-    ((1000, 1024, 2), 1),          # both
-    ((70, 40, 1), 8), ((600, 1040), 2)])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_short_channels(shape, G, dtype):
+def check_runs(shape, G, dtype, verb, length):
+    "y and gradients against torch in float64; which kernel ran; and that a sample does not notice its neighbours."
     x, dy, (w, b) = draw(shape, dtype), draw(shape, dtype, seed=1), draw((2, shape[1]), dtype, seed=2)
     y, mean, rstd = cpu.forward(x, G, w, b, activation="silu")
-    p = cpu.plan("forward_runs", dtype, "silu", *shape[:2], G, math.prod(shape[2:]), False, 1e-5, 1)
-    assert p.address == cpu.compiled("forward_short", dtype, "silu").address
+    p = cpu.plan(f"{verb}_runs", dtype, "silu", *shape[:2], G, math.prod(shape[2:]), False, 1e-5, 1)
+    assert p.address == cpu.compiled(f"{verb}_{length}", dtype, "silu").address
     leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (x, w, b)]
     wanted = F.silu(F.group_norm(leaves[0], G, *leaves[1:]))
     tol, sums = (1e-11, 1e-10) if dtype == "float64" else (3e-6, 1e-4)
@@ -109,10 +104,43 @@ def test_short_channels(shape, G, dtype):
     found = cpu.backward(dy, x, mean, rstd, G, w, b, "silu")
     for a, e, t, kind in zip(found, grads, (tol, sums, sums), (dtype, "float64", "float64"), strict=True):
         assert_close(a, e.numpy(), t, dtype=kind)
-    for n in (0, shape[0] - 1):                                     # a sample does not notice its neighbours
+    for n in (0, shape[0] - 1):
         alone = cpu.forward(x[n:n + 1], G, w, b, activation="silu")
         assert np.array_equal(alone[0], y[n:n + 1])
         assert np.array_equal(cpu.backward(dy[n:n + 1], x[n:n + 1], *alone[1:], G, w, b, "silu")[0], found[0][n:n + 1])
+
+
+@pytest.mark.parametrize(("shape", "G"), [
+    ((130, 8, 3, 3), 2),           # a block of more samples than a chunk
+    ((3, 600, 2, 2), 1),           # more channels than the tables hold
+    ((1000, 1024, 2), 1),          # both
+    ((70, 40, 1), 8), ((600, 1040), 2)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_short_channels(shape, G, dtype): check_runs(shape, G, dtype, "forward", "short")
+
+
+@pytest.mark.parametrize(("shape", "G"), [((20, 12, 7, 7), 3), ((1, 164, 3, 7), 2)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_channels_that_would_end_in_a_mask_are_short_in_backward(shape, G, dtype):
+    check_runs(shape, G, dtype, "backward", "short")
+
+
+@pytest.mark.parametrize(("shape", "G"), [
+    ((70, 8, 8, 8), 2),            # more samples than lanes hold
+    ((300, 4, 20, 4), 4),          # and more blocks than one
+    ((2, 164, 5, 16), 2),          # as many channels as the tables hold
+    ((2, 6, 1024), 2), ((1, 6, 7, 13), 1)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_channels_of_middle_length(shape, G, dtype): check_runs(shape, G, dtype, "backward", "middle")
+
+
+@pytest.mark.parametrize(("D", "S", "length"), [
+    (4, 16, "short"), (4, 17, "short"), (4, 63, "short"), (4, 64, "middle"), (4, 65, "middle"), (82, 49, "short"),
+    (83, 49, "runs"), (83, 16, "short"), (82, 1024, "middle"), (83, 1024, "runs"), (4, 1025, "runs"),
+    (8192, 8, "short"), (8193, 8, "runs"), (10**5, 1, "short")])
+def test_which_kernel_channels_get(D, S, length):
+    assert cpu._length("backward", "float32", D, S) == length
+    assert cpu._length("forward", "float32", D, S) == (length if S <= 16 else "runs")
 
 
 @both_layouts
@@ -161,6 +189,50 @@ def test_pythons_own_threads_give_the_same(layout, shape, G, monkeypatch):
     monkeypatch.setattr(cpu, "_pool", lambda: used.append(1) or pool())
     for _ in range(5): assert all(map(np.array_equal, run(), wanted))
     assert used and cpu.default_threads() >= 1
+
+
+def test_ctrl_c_waits_until_pythons_threads_are_ready(monkeypatch):
+    "They write into memory that the driver gives back when it is done."
+    x, times, wait = draw((1, 8, 128, 128)), [], cpu.wait
+    wanted = cpu.forward(x, 1, threads=3)[0]
+    def interrupted(others):
+        times.append(len(times))
+        if times == [0]: raise KeyboardInterrupt
+        return wait(others)
+    monkeypatch.setattr(cpu, "openmp", lambda: None)
+    monkeypatch.setattr(cpu, "wait", interrupted)
+    y = np.full_like(x, np.nan)
+    with pytest.raises(KeyboardInterrupt): cpu.forward(x, 1, out=y, threads=3)
+    assert np.array_equal(y, wanted) and len(times) > 1
+
+
+def test_working_memory_is_given_back_and_its_lack_is_an_error():
+    "A driver whose memory comes from here."
+    x, dy, taken = draw((3, 8, 6, 6)), draw((3, 8, 6, 6), seed=1), {}
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+    def allocate(count, size):
+        block = np.zeros(count, dtype=np.int64)
+        assert size == 8
+        taken[block.ctypes.data] = block
+        return block.ctypes.data
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def free(address): del taken[address]
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+    def nothing(count, size): return None
+    def order(verb, allocate):
+        order = cpu.Order(cpu.plan(f"{verb}_runs", "float32", None, 3, 8, 2, 36, False, 1e-5, 1, True))
+        for name, f in (("allocate", allocate), ("free", free)):
+            order.memory[cpu.ORDER.index(name)] = cpu.address_of(f)
+        return order
+    y, mean, rstd = cpu.forward(x, 2)
+    result, dx, dw, db = np.zeros_like(x), np.zeros_like(x), *np.zeros((2, 8), dtype=np.float32)
+    at = [a.ctypes.data for a in (x, result, mean, rstd, dy, dx, dw, db)]
+    order("forward", allocate)(at[0], at[1], *(0,)*8)                # nobody asks for the statistics
+    assert np.array_equal(result, y) and not taken
+    order("backward", allocate)(at[0], 0, 0, 0, *at[2:])
+    wanted = cpu.backward(dy, x, mean, rstd, 2)
+    assert all(np.array_equal(a, e.astype(np.float32)) for a, e in zip((dx, dw, db), wanted, strict=True)) and not taken
+    with pytest.raises(MemoryError, match="no working memory"): order("forward", nothing)(at[0], at[1], *(0,)*8)
 
 
 def mapped(expression, x, dtype, activation=None):

@@ -144,6 +144,21 @@ class TestDerivatives:
             for a, e in zip(gradients(group_norm, torch.float32), gradients(composed, torch.float64), strict=True):
                 assert_close(a.numpy(), e.numpy(), 1e-5, dtype="float32")
 
+    @pytest.mark.quick
+    @pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+    def test_gradients_of_a_known_kind_are_the_operators_rounded_once(self, parameters):
+        "Many channels, many blocks of samples, and both."
+        kinds = [parameters, *([torch.bfloat16] if parameters is torch.float32 else [])]         # of the input
+        for (shape, G), dtype in itertools.product((((3, 1030, 6), 2), ((300, 4, 20), 2), ((70, 520, 20), 4)), kinds):
+            x, dy = (rand(*shape, seed=k, dtype=dtype) for k in (0, 3))
+            w, b = (rand(shape[1], seed=k, dtype=parameters).requires_grad_() for k in (1, 2))
+            _, mean, rstd = ops.forward_op(x, G, w.detach(), b.detach(), 1e-5)
+            wanted = ops.backward_op(dy, x, mean, rstd, G, w.detach(), b.detach())[:3]
+            x.requires_grad_()
+            found = torch.autograd.grad(group_norm(x, G, w, b), (x, w, b), dy)
+            for a, e in zip(found, wanted, strict=True): assert torch.equal(a, e.to(a.dtype))
+            assert [a.dtype for a in found] == [dtype, parameters, parameters]
+
 
 @pytest.mark.quick
 class TestTransforms:
