@@ -71,8 +71,7 @@ ARRAYS = ("x", "y", "weight", "bias", "mean", "rstd", "dy", "dx", "weight_grad",
 FIELDS = ("tasks", "phase", "batch",                                                                # who does what
           *ARRAYS, "dweight", "dbias", "partial", "totals",                                         # addresses
           "N", "C", "G", "D", "S", "per_sample", "unit", "units", "samples", "blocks", "stream", "narrow", "four",
-          "eps",
-          "threads", "who")
+          "eps", "threads", "who")
 LINE = 8                                                # integers of a cache line
 COUNTERS = (len(FIELDS)//LINE + 2)*LINE                 # where counters begin, each on a line of its own
 

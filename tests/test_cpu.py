@@ -193,17 +193,17 @@ def test_pythons_own_threads_give_the_same(layout, shape, G, monkeypatch):
 
 def test_ctrl_c_waits_until_pythons_threads_are_ready(monkeypatch):
     "They write into memory that the driver gives back when it is done."
-    x, times, wait = draw((1, 8, 128, 128)), [], cpu.wait
+    x, waits, wait = draw((1, 8, 128, 128)), [], cpu.wait
     wanted = cpu.forward(x, 1, threads=3)[0]
     def interrupted(others):
-        times.append(len(times))
-        if times == [0]: raise KeyboardInterrupt
+        waits.append(others)
+        if len(waits) == 1: raise KeyboardInterrupt
         return wait(others)
     monkeypatch.setattr(cpu, "openmp", lambda: None)
     monkeypatch.setattr(cpu, "wait", interrupted)
     y = np.full_like(x, np.nan)
     with pytest.raises(KeyboardInterrupt): cpu.forward(x, 1, out=y, threads=3)
-    assert np.array_equal(y, wanted) and len(times) > 1
+    assert np.array_equal(y, wanted) and waits[1] is waits[0] and waits[2] is not waits[0]     # the second phase
 
 
 def test_working_memory_is_given_back_and_its_lack_is_an_error():
