@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from execute import wheel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
@@ -65,10 +66,8 @@ def environment():
     def run(*command):
         found = subprocess.run([*map(str, command)], cwd=HOME, capture_output=True, text=True)
         if found.returncode: sys.exit(found.stderr)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", HOME, root)
-    wheel, = HOME.glob("*.whl")
-    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", pins, f"{wheel}[lab]", "ipykernel",
-        "ipython", "setuptools")
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", pins, f"{wheel(HOME)}[lab]",
+        "ipykernel", "ipython", "setuptools")
     run(python, "-m", "ipykernel", "install", "--sys-prefix", "--name", "colab")
     return python
 
