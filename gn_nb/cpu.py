@@ -1308,7 +1308,9 @@ def openmp():
         return library.omp_get_max_threads, address_of(library.GOMP_parallel), address_of(library.omp_get_thread_num)
     except (OSError, AttributeError): return None
 
-def address_of(function): return ctypes.cast(function, ctypes.c_void_p).value
+def address_of(function):
+    "Where the code of a C function stands, as an integer."
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 @cache
 def _pool(): return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="gn_nb")

@@ -564,7 +564,7 @@ def group_norm(
 )->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
     key, straight = None, not torch.compiler.is_compiling() and _straight(input)
-    if straight and out is scale is shift is None and input.is_cpu:
+    if straight and out is scale is shift is None and not for_card(input):
         key = _key(input, num_groups, weight, bias, eps, activation)
         known = _known.get(key)
         if known: return known(input, weight, bias)
