@@ -9,9 +9,9 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'ARRAYS',
            'DENSITY', 'FOLD', 'TILE', 'ROOM', 'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN',
            'UNIT_ROWS', 'GRAIN', 'NEAR', 'SHORT', 'STREAM', 'FOUR', 'NARROW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
            'THREADS', 'CALL', 'ORDER', 'STEPS', 'call_at', 'order_at', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
-           'where_less', 'total', 'load', 'load_some', 'store_some', 'get', 'put', 'prefetch', 'put_element', 'element',
-           'wide', 'rounded', 'add_to', 'part', 'put_part', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp',
-           'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics',
+           'where_less', 'total', 'load', 'load_some', 'store_some', 'prefetch', 'put_element', 'element', 'wide',
+           'rounded', 'add_to', 'part', 'put_part', 'some', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp', 'normal',
+           'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly', 'settle', 'statistics',
            'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run', 'apply', 'claim',
            'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill', 'row_shift', 'sums_step', 'row_sums',
            'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows',
@@ -20,9 +20,8 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'ARRAYS',
            'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows',
            'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread',
            'gradient_spread', 'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle',
-           'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'whole', 'put_whole',
-           'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward',
-           'backward']
+           'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'invoke', 'drive',
+           'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
 
 # %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
@@ -262,19 +261,21 @@ def store_some(typingctx, p, address, index, v, count):
     return types.none(p, types.int64, types.int64, p.lanes, types.int64), codegen
 
 # %% ../nbs/07_cpu.ipynb #eccfacef
-@intrinsic
-def get(typingctx, address, index):
-    "A float64 from memory."
-    return types.float64(types.int64, types.int64), lambda context, builder, sig, args: builder.load(
-        _at(builder, *args, DOUBLE))
+def _memory(kind, element):
+    "Two intrinsics: a number of eight bytes from memory, and one into memory."
+    @intrinsic
+    def read(typingctx, address, index):
+        return kind(types.int64, types.int64), lambda context, builder, sig, args: builder.load(
+            _at(builder, *args, element))
+    @intrinsic
+    def write(typingctx, address, index, value):
+        def codegen(context, builder, sig, args):
+            builder.store(args[2], _at(builder, *args[:2], element))
+            return context.get_dummy_value()
+        return types.none(types.int64, types.int64, kind), codegen
+    return read, write
 
-@intrinsic
-def put(typingctx, address, index, value):
-    "A float64 into memory."
-    def codegen(context, builder, sig, args):
-        builder.store(args[2], _at(builder, *args[:2], DOUBLE))
-        return context.get_dummy_value()
-    return types.none(types.int64, types.int64, types.float64), codegen
+(get, put), (whole, put_whole) = _memory(types.float64, DOUBLE), _memory(types.int64, LONG)
 
 @intrinsic
 def prefetch(typingctx, p, address, index):
@@ -1452,20 +1453,6 @@ def _block_at(name, fields):
 call_at, order_at = _block_at("call", CALL), _block_at("order", ORDER)
 
 @intrinsic
-def whole(typingctx, address, index):
-    "An integer from memory."
-    return types.int64(types.int64, types.int64), lambda context, builder, sig, args: builder.load(
-        _at(builder, *args, LONG))
-
-@intrinsic
-def put_whole(typingctx, address, index, value):
-    "An integer into memory."
-    def codegen(context, builder, sig, args):
-        builder.store(args[2], _at(builder, *args[:2], LONG))
-        return context.get_dummy_value()
-    return types.none(types.int64, types.int64, types.int64), codegen
-
-@intrinsic
 def invoke(typingctx, function, a, b, c, d):
     "What a C function of up to four integers or addresses returns; those that it does not take are passed for nothing."
     def codegen(context, builder, sig, args):
@@ -1522,7 +1509,7 @@ class Order:
         phases = [number for phase, tasks, batch in plan.phases for number in (tasks, phase, batch)]
         self.threads, self.memory = plan.threads, array("q", (
             plan.address, parallel, who, *memory, plan.partial, plan.totals, plan.slots, len(plan.phases),
-            *phases, *(0,)*(12 - len(phases)), *plan.fields))
+            *phases, *(0,)*(ORDER.index("N") - STEPS - len(phases)), *plan.fields))
         self.at = self.memory.buffer_info()[0]
 
     def __call__(self, *arrays, sums=0):
