@@ -6,7 +6,7 @@
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
-           'backward_anywhere', 'backward_on_card', 'gradients', 'eager_backward', 'EagerGroupNorm', 'check_arguments',
+           'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward', 'EagerGroupNorm',
            'Known', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
@@ -186,7 +186,7 @@ def mean_and_rstd(stats):
     return sum(mean[1:], mean[0]).clone(), rstd.clone()
 
 def two_parts(mean, rstd, dtype):
-    "Their inverse for a card, from float64."
+    "The statistics as a card keeps them, (3, N, G), from float64: the inverse of mean_and_rstd."
     hi = mean.to(_wide(dtype))
     return torch.stack([hi, (mean - hi).to(hi.dtype), rstd.to(hi.dtype)])
 
@@ -269,6 +269,19 @@ torch.library.impl("gn_nb::forward", "cuda", forward_on_card)
 def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     stats = input.new_empty((input.shape[0], num_groups), dtype=torch.float64)
     return torch.empty_like(input, memory_format=layout(input)), stats, torch.empty_like(stats)
+
+# %% ../nbs/10_torch.ipynb #5198c95a
+@torch.library.register_vmap("gn_nb::forward")
+def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
+    dims = (*in_dims, *(None,)*(8 - len(in_dims)))
+    x = input if dims[0] is None else input.movedim(dims[0], 0)
+    if dims[0] is not None and not any(dims[k] is not None for k in (2, 3, 6, 7)) and scale is None and shift is None:
+        found = forward_op(x.flatten(0, 1), num_groups, weight, bias, eps, activation)
+        return tuple(t.unflatten(0, x.shape[:2]) for t in found), (0, 0, 0)
+    def one(t, dim, k): return t if dim is None else t.select(dim, k)
+    each = [forward_op(one(input, dims[0], k), num_groups, one(weight, dims[2], k), one(bias, dims[3], k), eps,
+                       activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
+    return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
 
 # %% ../nbs/10_torch.ipynb #cc35b747
 @torch.library.impl("gn_nb::backward", "cpu")
@@ -356,53 +369,6 @@ def _backward(ctx, dy, dmean, drstd):
 
 torch.library.register_autograd("gn_nb::forward", _backward, setup_context=_setup)
 
-# %% ../nbs/10_torch.ipynb #1e6ea80a
-def _looked_into():
-    "Is a torch.func transform or a forward-mode derivative under way?"
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-def eager_backward(dy, tensors, stats, s, eps, activation, needs):
-    "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
-    input, weight, bias, scale, shift = tensors
-    def backward(need_dx):
-        rest = weight, bias, activation, scale, shift, need_dx
-        if _watched(dy): return backward_op(dy, input, *mean_and_rstd(stats), s.G, *rest)
-        if for_card(input): return card_backward(dy, input, s, stats, *rest)
-        at = stats.data_ptr()
-        return cpu_backward(dy, input, s, (at, at + stats.nbytes//2), *rest)
-    return gradients(dy, tensors, needs, s.G, eps, activation, backward)
-
-def _watched(dy):
-    "Is the backward pass itself transformed? vmap over it has a tensor type of its own."
-    return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)
-
-class EagerGroupNorm(torch.autograd.Function):
-    "The operator in eager mode."
-    @staticmethod
-    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation):
-        stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
-        ctx.call = s, eps, activation
-        ctx.save_for_backward(input, weight, bias, scale, shift, stats)
-        return forward(input, s, weight, bias, eps, activation, scale, shift, stats)
-
-    @staticmethod
-    def backward(ctx, dy):
-        *tensors, stats = ctx.saved_tensors
-        return *eager_backward(dy, tensors, stats, *ctx.call, ctx.needs_input_grad[:5]), None, None, None
-
-# %% ../nbs/10_torch.ipynb #5198c95a
-@torch.library.register_vmap("gn_nb::forward")
-def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
-    dims = (*in_dims, *(None,)*(8 - len(in_dims)))
-    x = input if dims[0] is None else input.movedim(dims[0], 0)
-    if dims[0] is not None and not any(dims[k] is not None for k in (2, 3, 6, 7)) and scale is None and shift is None:
-        found = forward_op(x.flatten(0, 1), num_groups, weight, bias, eps, activation)
-        return tuple(t.unflatten(0, x.shape[:2]) for t in found), (0, 0, 0)
-    def one(t, dim, k): return t if dim is None else t.select(dim, k)
-    each = [forward_op(one(input, dims[0], k), num_groups, one(weight, dims[2], k), one(bias, dims[3], k), eps,
-                       activation, one(scale, dims[6], k), one(shift, dims[7], k)) for k in range(info.batch_size)]
-    return tuple(torch.stack(t) for t in zip(*each, strict=True)), (0, 0, 0)
-
 # %% ../nbs/10_torch.ipynb #bfa25cc9
 def _check_tensor(name, t, like=None):
     "Raise TypeError or ValueError unless t is a floating tensor, on the device of `like`."
@@ -447,6 +413,40 @@ def _straight(input):
     return (type(input) in PLAIN_TYPES and input.dtype in DTYPE and (input.is_cpu or for_card(input))
             and not _looked_into() and not torch._C._len_torch_dispatch_stack()
             and torch._C._get_tracing_state() is None)
+
+# %% ../nbs/10_torch.ipynb #1e6ea80a
+def _looked_into():
+    "Is a torch.func transform or a forward-mode derivative under way?"
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+def eager_backward(dy, tensors, stats, s, eps, activation, needs):
+    "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
+    input, weight, bias, scale, shift = tensors
+    def backward(need_dx):
+        rest = weight, bias, activation, scale, shift, need_dx
+        if _watched(dy): return backward_op(dy, input, *mean_and_rstd(stats), s.G, *rest)
+        if for_card(input): return card_backward(dy, input, s, stats, *rest)
+        at = stats.data_ptr()
+        return cpu_backward(dy, input, s, (at, at + stats.nbytes//2), *rest)
+    return gradients(dy, tensors, needs, s.G, eps, activation, backward)
+
+def _watched(dy):
+    "Is the backward pass itself transformed? vmap over it has a tensor type of its own."
+    return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)
+
+class EagerGroupNorm(torch.autograd.Function):
+    "The operator in eager mode."
+    @staticmethod
+    def forward(ctx, input, weight, bias, scale, shift, s, eps, activation):
+        stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
+        ctx.call = s, eps, activation
+        ctx.save_for_backward(input, weight, bias, scale, shift, stats)
+        return forward(input, s, weight, bias, eps, activation, scale, shift, stats)
+
+    @staticmethod
+    def backward(ctx, dy):
+        *tensors, stats = ctx.saved_tensors
+        return *eager_backward(dy, tensors, stats, *ctx.call, ctx.needs_input_grad[:5]), None, None, None
 
 # %% ../nbs/10_torch.ipynb #fc7ee65d
 KNOWN = 1 << 12      # kinds of calls to remember
