@@ -1,5 +1,6 @@
 "The CPU kernels where the grid of backends does not reach: fused operations, streaming, awkward shifts, other threads."
 import ctypes
+import functools
 import math
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from numba import cfunc, types
 
-from gn_nb import cpu, reference
+from gn_nb import cpu, ops, reference
 from gn_nb.testing import assert_close, max_error, must_raise
 
-SHAPES = [((2, 8, 5, 7), 4), ((3, 12), 3), ((1, 40, 33, 35), 8), ((2, 1040, 3, 3), 2), ((2, 6, 3, 4, 5), 6)]
+SHAPES = [((2, 8, 5, 7), 4), ((3, 12), 3), ((1, 40, 33, 35), 8), ((2, 2064, 3, 2), 2), ((2, 6, 3, 4, 5), 6)]
 ACTIVATIONS = {None: lambda z: z, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 
@@ -114,12 +115,12 @@ def check_runs(shape, G, dtype, verb, length):
     ((130, 8, 3, 3), 2),           # a block of more samples than a chunk
     ((3, 600, 2, 2), 1),           # more channels than the tables hold
     ((1000, 1024, 2), 1),          # both
-    ((70, 40, 1), 8), ((600, 1040), 2)])
+    ((70, 40, 1), 8), ((300, 2080), 2)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_short_channels(shape, G, dtype): check_runs(shape, G, dtype, "forward", "short")
 
 
-@pytest.mark.parametrize(("shape", "G"), [((20, 12, 7, 7), 3), ((1, 164, 3, 7), 2)])
+@pytest.mark.parametrize(("shape", "G"), [((20, 12, 7, 7), 3), ((1, 324, 3, 7), 2)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_channels_that_would_end_in_a_mask_are_short_in_backward(shape, G, dtype):
     check_runs(shape, G, dtype, "backward", "short")
@@ -128,15 +129,16 @@ def test_channels_that_would_end_in_a_mask_are_short_in_backward(shape, G, dtype
 @pytest.mark.parametrize(("shape", "G"), [
     ((70, 8, 8, 8), 2),            # more samples than lanes hold
     ((300, 4, 20, 4), 4),          # and more blocks than one
-    ((2, 164, 5, 16), 2),          # as many channels as the tables hold
+    ((2, 324, 5, 16), 2),          # as many channels as the tables hold
+    ((90, 24, 8, 8), 12),          # several groups to a task, the last task with fewer
     ((2, 6, 1024), 2), ((1, 6, 7, 13), 1)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_channels_of_middle_length(shape, G, dtype): check_runs(shape, G, dtype, "backward", "middle")
 
 
 @pytest.mark.parametrize(("D", "S", "length"), [
-    (4, 16, "short"), (4, 17, "short"), (4, 63, "short"), (4, 64, "middle"), (4, 65, "middle"), (82, 49, "short"),
-    (83, 49, "runs"), (83, 16, "short"), (82, 1024, "middle"), (83, 1024, "runs"), (4, 1025, "runs"),
+    (4, 16, "short"), (4, 17, "short"), (4, 63, "short"), (4, 64, "middle"), (4, 65, "middle"), (162, 49, "short"),
+    (163, 49, "runs"), (163, 16, "short"), (162, 1024, "middle"), (163, 1024, "runs"), (4, 1025, "runs"),
     (8192, 8, "short"), (8193, 8, "runs"), (10**5, 1, "short")])
 def test_which_kernel_channels_get(D, S, length):
     assert cpu._length("backward", "float32", D, S) == length
@@ -286,3 +288,47 @@ def test_plans_do_not_let_threads_into_the_bits():
             assert len({(p.fields[units], p.slots) for p in plans}) == 1
             # working memory stays below 1 MB (more only for very many groups, as in instance normalization of a batch)
             assert all(8*(p.partial + p.totals + 2*p.slots*C) < 1 << 20 for p in plans), (kernel, N, C, G, S)
+
+
+KEPT = {order: functools.cache(cpu._compile.__wrapped__) for order in (True, False)}
+
+
+@pytest.fixture(params=[True, False], ids=["apart", "in order"])
+def order(request, monkeypatch):
+    "Kernels compiled for either order of bfloat16's lanes."
+    monkeypatch.setattr(cpu, "APART", request.param)
+    monkeypatch.setattr(cpu, "_compile", KEPT[request.param])
+    monkeypatch.setattr(cpu, "plan", functools.cache(cpu.plan.__wrapped__))
+
+
+@both_layouts
+@pytest.mark.parametrize(("shape", "G"), [((3, 24, 9, 11), 4), ((40, 20, 3, 3), 4), ((40, 20, 5, 5), 4), ((5, 40), 8),
+                                          ((2, 6, 33, 33), 2), ((2, 1064, 3, 5), 8)])
+def test_bfloat16_in_either_order_of_lanes(order, layout, shape, G):
+    "Every kernel, lengths that fill no register, parameters of either dtype, scale and shift: against float64."
+    x, dy = (torch.from_numpy(layout(draw(shape, seed=k))).bfloat16() for k in (0, 1))
+    for kind in (torch.bfloat16, torch.float32):
+        w, b = torch.from_numpy(draw((2, shape[1]), seed=2)).to(kind)
+        scale, shift = torch.from_numpy(draw((2, *shape[:2]), seed=3)).to(kind)
+        wanted_y, _, *wanted = exact(*(t.double().numpy() for t in (x, dy)), G, "silu",
+                                    *(t.double().numpy() for t in (w, b, scale, shift)))
+        y, mean, rstd = ops.forward_op(x, G, w, b, 1e-5, "silu", scale, shift)
+        found = ops.backward_op(dy, x, mean, rstd, G, w, b, "silu", scale, shift)
+        # y and dx are written in bfloat16, of 8 bits, after a polynomial that is good for these
+        for a, e, tol in zip((y, *found), (wanted_y, *wanted), (4e-3, 4e-3, *[1e-3]*4), strict=True):
+            assert_close(a.double().numpy(), e, tol*np.abs(e).max(), dtype="float64")
+
+
+@both_layouts
+@pytest.mark.parametrize("bits", [0x7fffffff, -1, 0x7f800001])
+def test_a_nan_of_any_bits_stays_nan_in_bfloat16(order, layout, bits):
+    "In a weight of float32, and in statistics that a caller brings; the other channels and groups do not notice."
+    nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    for shape in ((2, 8, 5, 7), (2, 8, 3, 3), (2, 8, 30, 30)):
+        x = torch.from_numpy(layout(draw(shape))).bfloat16()
+        w = torch.ones(8).index_fill_(0, torch.tensor([5]), nan)
+        y, mean, rstd = ops.forward_op(x, 4, w, None, 1e-5)
+        assert y[:, 5].isnan().all() and not y[:, [0, 1, 2, 3, 4, 6, 7]].isnan().any()
+        rstd[1, 2] = torch.tensor(bits << 32 | 0xffffffff).view(torch.float64)
+        dx = ops.backward_op(x, x, mean, rstd, 4, None, None)[0]
+        assert dx[1, 4:6].isnan().all() and not dx[0].isnan().any() and not dx[1, [0, 1, 2, 3, 6, 7]].isnan().any()
