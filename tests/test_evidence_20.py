@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gn_nb.lab import batch_size as chapter
-from gn_nb.lab.batch_size import NORMS, bootstrap, crossing, error_table, rate_of, verdicts
-from gn_nb.lab.evidence import check_verdict
+from gn_nb.lab.batch_size import NORMS, bootstrap, crossing, error_table, method_of, rate_of, verdicts
+from gn_nb.lab.evidence import best_rates, check_verdict
 from gn_nb.lab.models import build
 from gn_nb.lab.sweep import key, record
 from gn_nb.lab.train import check_config
@@ -100,7 +100,18 @@ def test_best_rates_takes_the_mean_over_both_splits(tmp_path, monkeypatch):
         return {.1: 50, .3: 10 if c["seed"] == 100 else 40, 1.: 20}[c["train"]["lr"]]
     made_up(tmp_path, "batch-size-tune", chapter.tuning(), error_of)
     monkeypatch.chdir(tmp_path)
-    assert set(chapter.best_rates(chapter.recorded("batch-size-tune")).values()) == {1.}
+    found = best_rates(chapter.recorded("batch-size-tune"), method_of)
+    assert len(found) == 8 and {*found.values()} == {1.}
+
+
+def test_of_equal_rates_the_smallest_whatever_the_order_of_the_records(tmp_path, monkeypatch):
+    errors = {.03: [40]*5, .1: [7, 14, 3, 0, 0], .3: [3, 7, 14, 0, 0]}
+    made_up(tmp_path, "batch-size-gpu", chapter.cifar_gpu(), lambda c: errors[c["train"]["lr"]][c["seed"]])
+    monkeypatch.chdir(tmp_path)
+    records = chapter.recorded("batch-size-gpu")
+    first, second = (np.mean([100*(e/100) for e in errors[lr]]) for lr in (.1, .3))
+    assert first > second == pytest.approx(first)            # equal but for rounding
+    for some in (records, records[::-1]): assert {*best_rates(some, method_of).values()} == {.1}
 
 
 def words(tmp_path, monkeypatch, values, slope=0.):

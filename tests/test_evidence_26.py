@@ -8,9 +8,9 @@ from conftest import ROOT
 from test_evidence_20 import made_up
 
 from gn_nb.lab import dense_prediction as lab
-from gn_nb.lab.batch_size import NORMS, NOTHING, best_rates, method_of
+from gn_nb.lab.batch_size import NORMS, NOTHING, method_of
 from gn_nb.lab.data import Data, load
-from gn_nb.lab.evidence import check_verdict, recorded
+from gn_nb.lab.evidence import best_rates, check_verdict, recorded
 from gn_nb.lab.models import build
 from gn_nb.lab.sweep import key
 from gn_nb.lab.train import check_config, evaluate, run
@@ -38,7 +38,7 @@ def test_sweeps(name):
 
 def test_rates_are_those_that_the_records_choose(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert best_rates(recorded("dense-tune")) == lab.RATES
+    assert best_rates(recorded("dense-tune"), method_of) == lab.RATES
 
 
 def scenes(n=16, size=16): return load("scenes", train=n, val=8, test=8, size=size)
@@ -190,6 +190,17 @@ def test_larger_records_come_first(tmp_path, monkeypatch):
     name, runs = lab.dense_runs()
     assert name == "dense-gpu" and {r["config"]["train"]["lr"] for r in runs} == {.1}        # the best rate on val
     assert words()[0] == "does not hold here" and "full size" in lab.verdicts()[0].because
+
+
+def test_all_seeds_of_an_arm_have_one_rate(tmp_path, monkeypatch):
+    def error_of(c):                              # the first seed alone would take .03, the others and the mean do not
+        lr, best = c["train"]["lr"], .3 if "freeze_at" in c["train"] else .1
+        return {.03: 10, .1: 30, .3: 30}[lr] if c["seed"] == 0 else 20 if lr == best else 30
+    made_up(tmp_path, "dense-gpu", lab.dense_gpu(), error_of)
+    monkeypatch.chdir(tmp_path)
+    runs = lab.dense_runs()[1]
+    assert len(runs) == 6*len(lab.SEEDS)
+    assert all(r["config"]["train"]["lr"] == (.3 if "freeze_at" in r["config"]["train"] else .1) for r in runs)
 
 
 def test_without_records(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from gn_nb.lab import video as lab
 from gn_nb.lab.data import load
-from gn_nb.lab.evidence import check_verdict
+from gn_nb.lab.evidence import best_rates, check_verdict, recorded
 from gn_nb.lab.models import build
 from gn_nb.lab.sweep import key, sweeps
 from gn_nb.lab.train import check_config
@@ -13,13 +14,7 @@ from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
 SIZES = {"video-lr": 15, "video-setups": 20, "video": 50, "video-gpu": 285}
-AMPLE, chosen_rates = lab.NAMES[1], lab.video_rates
-
-
-@pytest.fixture(autouse=True)
-def rates(monkeypatch):
-    "Learning rates that do not wait for records."
-    monkeypatch.setattr(lab, "video_rates", lambda: dict.fromkeys(lab.NAMES, .1))
+AMPLE, VAL = lab.NAMES[1], lab.video_lr()[0]["data"]["val"]
 
 
 def made(error, seeds=lab.SEEDS, names=lab.NAMES):
@@ -71,18 +66,24 @@ def test_nothing_but_method_and_length_differs():
     assert len({str(rest(c)) for c in lab.video_setups() if c["data"]["frames"] == 8}) == len(lab.SETUPS) - 1
 
 
-def test_the_smallest_rate_within_a_standard_error(monkeypatch):
+def test_rates_are_those_that_the_records_choose(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert best_rates(recorded("video-lr"), lab.name_of, VAL) == lab.RATES
+    assert all(c["train"]["lr"] == lab.RATES[lab.name_of({"config": c})] for c in lab.video())
+
+
+def test_the_smallest_rate_within_a_standard_error():
     errors = {"BN": {.02: 30., .04: 12., .08: 10.}, "GN": {.02: 30., .04: 13., .08: 10.},
               "IN": {.02: 9., .04: 10., .08: 10.}}
     runs = []
     for c in lab.video_lr():
         e = errors.get(lab.name_of({"config": c}), {}).get(c["train"]["lr"])
         if e: runs.append({"config": c, "status": "done", "final": {"running": {"val": {"error": e/100}}}})
-    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs)
-    assert chosen_rates() == {"BN": .08, "GN": .08, "IN": .02}
+    assert best_rates(runs, lab.name_of, VAL) == {"BN": .08, "GN": .08, "IN": .02}
     for r in runs:
         if r["config"]["train"]["lr"] == .04: r["final"]["running"]["val"]["error"] = .117      # 10 + 1.73 points
-    assert chosen_rates() == {"BN": .04, "GN": .04, "IN": .02}
+    assert best_rates(runs, lab.name_of, VAL) == {"BN": .04, "GN": .04, "IN": .02}
+    assert best_rates(runs, lab.name_of) == {"BN": .08, "GN": .08, "IN": .02}
 
 
 def test_clip_noise_against_direct_computation():

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from .data import digits_source, known
-from .evidence import Verdict, error, paired, pick, recorded
+from .evidence import Verdict, error, paired, pick, recorded, tuned
 from .figures import Comparison, compare, interval
 from .models import ByVariance
-from .sweep import grid, tuned
+from .sweep import grid
 from ..layers import GroupNorm
 
 # %% ../../nbs/24_entrance_and_affine.ipynb #8c21fc81

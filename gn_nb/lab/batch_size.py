@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'RATES', 'SEEDS', 'MARGIN', 'SWEEPS', 'CIFAR_NAMES', 'NOTHING', 'crossing', 'on_digits', 'method_of',
-           'tuning', 'best_rates', 'rate_of', 'clean', 'paper_mode', 'cifar', 'cifar_gpu', 'source', 'cell',
-           'error_table', 'bootstrap', 'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain',
-           'judge_better', 'together', 'paper_slopes', 'said', 'verdicts']
+           'tuning', 'rate_of', 'clean', 'paper_mode', 'cifar', 'cifar_gpu', 'source', 'cell', 'error_table',
+           'bootstrap', 'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain', 'judge_better',
+           'together', 'paper_slopes', 'said', 'verdicts']
 
 # %% ../../nbs/20_batch_size.ipynb #639dd1cf
 from functools import partial
@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 
 from .data import named
-from .evidence import Verdict, by_seed, error, provenance, recorded, slopes
+from .evidence import Verdict, by_seed, error, provenance, recorded, slopes, tuned
 from .figures import compare, holm, interval
-from .sweep import grid, tuned
+from .sweep import grid
 
 # %% ../../nbs/20_batch_size.ipynb #c1199d81
 def crossing(
@@ -59,15 +59,6 @@ def tuning()->list:
     "Three learning rates for eight methods, on two splits of their own: one plain, one with the knob at 1."
     names = [name for name in NORMS if name[:2] != "BN" or name[8:] in ("1", "2", "64")]
     return [on_digits(name, seed, lr, j) for seed, j in ((100, 0.), (101, 1.)) for lr in (.1, .3, 1.) for name in names]
-
-def best_rates(
-    records:list,    # of `tuning`
-)->dict:             # method -> the rate with the lowest mean error on val; of equals, the smallest
-    "Choose a learning rate for each method."
-    found = {}
-    for r in records: found.setdefault(method_of(r), {}).setdefault(r["config"]["train"]["lr"], []).append(r)
-    return {name: min(sorted(rates), key=lambda lr: np.mean([error(r, "val") for r in rates[lr]]))
-            for name, rates in found.items()}
 
 # %% ../../nbs/20_batch_size.ipynb #79ddc07f
 RATES = {"BN, b = 1": 1.0, "BN, b = 2": 1.0, "BN, b = 64": 0.3, "GN": 0.3, "GN+WS": 0.3, "LN": 0.1, "IN": 1.0,

@@ -15,10 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .batch_size import NORMS, NOTHING, judge_better, judge_gain, judge_same, method_of, said
-from .evidence import Verdict, by_seed, error, paired, recorded
+from .evidence import Verdict, by_seed, error, paired, recorded, tuned
 from .models import Block
 from .small_batches import effective, image_moments, judge_mismatch, percent, won_back
-from .sweep import tuned
 from .train import errors
 
 # %% ../../nbs/26_dense_prediction.ipynb #552eaeb8

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from .data import named
-from .evidence import Verdict, by_seed, recorded
+from .evidence import Verdict, best_rates, by_seed, recorded
 from .figures import compare, holm
-from .sweep import grid, tuned
+from .sweep import grid
 
 # %% ../../nbs/22_how_many_groups.ipynb #623db634
 RESNET50 = (64, 128, 256, 512, 1024, 2048)     # widths of its normalized layers
@@ -45,7 +45,7 @@ def seeded(configs:list, seeds)->list:
 
 def rates(name:str)->dict:
     "The learning rate that the records of a tuning sweep choose on val: norm, as JSON -> rate."
-    return {json.dumps(r["config"]["norm"]): r["config"]["train"]["lr"] for r in tuned(recorded(name))}
+    return best_rates(recorded(name), lambda r: json.dumps(r["config"]["norm"]))
 
 def with_rate(
     config:dict,

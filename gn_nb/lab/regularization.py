@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from .architectures import THUMBNAILS, change, noisy, points
-from .evidence import Verdict, error, paired, pick, recorded
+from .evidence import Verdict, error, paired, pick, recorded, tuned
 from .figures import Comparison, compare
 from .models import BatchNorm
-from .sweep import tuned
 from .train import evaluate
 from ..layers import GroupNorm
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATUSES', 'SWEEPS', 'grid', 'key', 'append', 'read', 'machine', 'versions', 'record', 'execute', 'worker', 'local',
            'cluster', 'default_workers', 'missing', 'sweep', 'example', 'sweeps', 'configs_of', 'flat', 'replicates',
-           'report', 'tuned']
+           'report']
 
 # %% ../../nbs/96_sweep.ipynb #dd5ea300
 import hashlib
@@ -279,17 +279,3 @@ def report(
                      sum(r.get("seconds", 0.) for r in runs)/len(runs)])
     head = [p for p, _ in next(iter(groups), ())]
     return Table([*head, "done", "failed", *(f"{part} error, % ({w})" for w in ways), "seconds"], rows)
-
-# %% ../../nbs/96_sweep.ipynb #b7b2a612
-def tuned(
-    records:list,
-    place:str="train.lr",    # where the choice was left open
-    way:str="running",       # of evaluating
-)->list:                     # the records that have, in their group, the value with the lowest mean error on val
-    "Choose one setting for each method by the validation set."
-    best = {}
-    for places, runs in replicates(records).items():
-        method = tuple(p for p in places if p[0] != place)
-        errors = [r["final"][way]["val"]["error"] if r["status"] == "done" else 1. for r in runs]
-        best.setdefault(method, []).append((sum(errors)/len(errors), runs))
-    return [r for choices in best.values() for r in min(choices, key=lambda choice: choice[0])[1]]
