@@ -281,11 +281,12 @@ def test_bfloat16_is_rounded_to_the_nearest_even(native, monkeypatch):
 
 def test_plans_do_not_let_threads_into_the_bits():
     "Units, blocks and samples of a block are the same for any number of threads."
-    units = slice(cpu.FIELDS.index("unit") - cpu.FIELDS.index("N"), cpu.FIELDS.index("stream") - cpu.FIELDS.index("N"))
+    units = [cpu.FIELDS.index(name) - cpu.FIELDS.index("N") for name in ("unit", "units", "samples", "blocks")]
     for kernel in cpu.KERNELS:
-        for N, C, G, S in ((1, 64, 1, 4096), (32, 2048, 32, 49), (2, 320, 32, 4096), (8, 16, 16, 1), (1, 8, 2, 2**20)):
+        for N, C, G, S in ((1, 64, 1, 4096), (32, 2048, 32, 49), (2, 320, 32, 4096), (8, 16, 16, 1), (1, 8, 2, 2**20),
+                           (64, 16, 16, 64)):
             plans = [cpu.plan(kernel, "float32", None, N, C, G, S, False, 1e-5, threads) for threads in (1, 2, 5, 64)]
-            assert len({(p.fields[units], p.slots) for p in plans}) == 1
+            assert len({(*(p.fields[k] for k in units), p.slots) for p in plans}) == 1
             # working memory stays below 1 MB (more only for very many groups, as in instance normalization of a batch)
             assert all(8*(p.partial + p.totals + 2*p.slots*C) < 1 << 20 for p in plans), (kernel, N, C, G, S)
 
@@ -332,3 +333,19 @@ def test_a_nan_of_any_bits_stays_nan_in_bfloat16(order, layout, bits):
         rstd[1, 2] = torch.tensor(bits << 32 | 0xffffffff).view(torch.float64)
         dx = ops.backward_op(x, x, mean, rstd, 4, None, None)[0]
         assert dx[1, 4:6].isnan().all() and not dx[0].isnan().any() and not dx[1, [0, 1, 2, 3, 6, 7]].isnan().any()
+
+
+def test_how_many_groups_make_a_task_is_not_seen_in_the_bits():
+    "Threads decide on it."
+    x, dy = (torch.from_numpy(draw((64, 16, 8, 8), seed=k)) for k in (0, 1))
+    w, b = torch.from_numpy(draw((2, 16), seed=2))
+    groups, found = cpu.FIELDS.index("groups") - cpu.FIELDS.index("N"), []
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        try:
+            y, mean, rstd = ops.forward_op(x, 16, w, b, 1e-5)
+            found.append((y, mean, rstd, *ops.backward_op(dy, x, mean, rstd, 16, w, b)[:3]))
+        finally: torch.set_num_threads(1)
+    plans = [cpu.plan("backward_runs", "float32", None, 64, 16, 16, 64, False, 0., threads) for threads in (1, 4)]
+    assert [p.fields[groups] for p in plans] == [4, 1]
+    assert all(map(torch.equal, *found))
