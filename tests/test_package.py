@@ -14,6 +14,9 @@ from jupyter_cache import get_cache
 from packaging.requirements import Requirement
 from settings import root, settings
 
+# JAX, once another test of this process has imported it, warns of every fork; the children here do without it
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 CHAPTERS = sorted((root/"nbs").glob("*.ipynb"))
 PIP = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
 
