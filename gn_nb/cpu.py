@@ -635,7 +635,7 @@ def one_parameter(p, address, i, default):
 
 @plainly()
 def parameters(p, address, i, count, default):
-    "Lanes of weights or biases, in their order."
+    "Lanes of weights or biases, in the order of memory."
     if not address: return lanes(p, default)
     if p.narrow: return some(in_order(p), address, i, count, default)
     return plain_nan(p, some(wide(p), address, i, count, default))
