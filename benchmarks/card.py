@@ -33,7 +33,7 @@ def python(*args): return [sys.executable, *args]
 
 def tests(workers):
     "Correctness by pytest, side by side with xdist; without pytest the checks alone, as a script."
-    lacking = [name for name in ("pytest", "hypothesis") if not find_spec(name)]
+    lacking = [name for name in ("pytest", "hypothesis", "jupyter_cache") if not find_spec(name)]
     if lacking: return Step("tests", python("tests/card_checks.py", "--workers", str(workers)), (
         f"no {', '.join(lacking)} here: tests/test_cuda.py is left out, tests/card_checks.py runs as a script"))
     command = python("-m", "pytest", "tests/test_cuda_card.py", "tests/test_cuda.py", "-k", "card and not simulated",

@@ -40,7 +40,8 @@ from gn_nb.shapes import sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/"results"
-ROUNDS, MOST, OFTEN = 5, 48, 10          # turns of each; calls in a turn at most; seconds between two writes
+ROUNDS, MOST, OFTEN = 3, 48, 10          # turns of each; calls in a turn at most; seconds between two writes
+COMPILED = ("U-Net", "ResNet", "VAE")               # families of layers that torch.compile is asked for
 TOLERANCE = cpu.TOLERANCE | {"float16": 1e-2}                    # of what is timed, relative to the largest value
 DIRECTIONS = ("forward", "backward", "both")
 POLICY = {
@@ -57,7 +58,8 @@ POLICY = {
     "backward": "gradients by input, weight and bias of one retained graph; both: a forward pass with its graph, then "
                 "its gradients",
     "layouts": "channels_last: the strides of torch.channels_last or channels_last_3d",
-    "torch.compile": "fullgraph=True, dynamic=False, compiled for each shape before it is timed",
+    "torch.compile": "fullgraph=True, dynamic=False, compiled for each shape before it is timed; takes part in "
+                     f"{', '.join(COMPILED)}, bfloat16, contiguous, with SiLU, where all are timed again beside it",
     "liger": "LigerGroupNormFunction of Liger-Kernel, Triton; it takes contiguous arrays, and copies others itself",
     "errors": "max(|found - exact|/max(1, |exact|)) against float64 NumPy (gn_nb.reference); rounding: the exact "
               "result rounded to the dtype once",
@@ -128,9 +130,12 @@ class Unit:
     dtype:str
     layout:str
     silu:bool
+    compiled:bool = False        # does torch.compile take part?
 
     @property
-    def name(self): return f"{self.layer.name}, {self.dtype}, {self.layout}{', silu' if self.silu else ''}"
+    def name(self):
+        return (f"{self.layer.name}, {self.dtype}, {self.layout}{', silu' if self.silu else ''}"
+                f"{', torch.compile' if self.compiled else ''}")
 
     @property
     def bytes(self): return math.prod(self.layer.shape)*GPU_DTYPES[self.dtype]
@@ -139,7 +144,11 @@ class Unit:
         return ("silu" if direction == "forward" else f"silu {direction}") if self.silu else direction
 
 
-def units(layers, columns=COLUMNS): return [Unit(layer, *column) for column in columns for layer in layers]
+def units(layers, columns=COLUMNS):
+    "All layers by columns; behind the first two those of a family with torch.compile, its other families at the end."
+    plain = [Unit(layer, *column) for column in columns for layer in layers]
+    first, *others = ([Unit(layer, *columns[0], True) for layer in layers if layer.family == f] for f in COMPILED)
+    return [*plain[:2*len(layers)], *first, *plain[2*len(layers):], *(unit for some in others for unit in some)]
 
 
 # The card, and what takes its place where there is none
@@ -347,7 +356,7 @@ def measure(unit, device, contestants, rounds=ROUNDS):
     "Rows, the absent, and extra memory of one unit."
     sets, parameters = arrays(unit, device, how_many(unit.bytes, device.cache))
     rows, absent, memory, norms = [], [], [], {}
-    for name in contestants:
+    for name in (c for c in contestants if unit.compiled or c != "torch.compile"):
         try: norms[name] = CONTESTANTS[name](unit)
         except Exception as error: norms[name] = error
     for direction in DIRECTIONS:
@@ -516,12 +525,14 @@ def compile_graph(unit):
 def prepare(layers, seconds, workers=None):
     "Compile with several processes; the benchmark later finds the code on the disk. How much of it was done."
     workers, until, card = workers or max(1, (os.cpu_count() or 2)//2), time.time() + seconds, cuda.card(0)
-    todo = units(layers)
-    forms = {form: None for unit in todo for form in forms_of(unit, card)}
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"            # in the processes below, which are many
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    jobs = [pool.submit(compile_form, form, card.capability) for form in forms]
-    jobs += [pool.submit(compile_graph, unit) for unit in todo if unit.bytes < 2**27]     # memory for all at once
+    jobs, forms = [], set()
+    for unit in units(layers):
+        new = [form for form in forms_of(unit, card) if form not in forms]
+        forms.update(new)
+        jobs += [pool.submit(compile_form, form, card.capability) for form in new]
+        if unit.compiled and unit.bytes < 2**27: jobs.append(pool.submit(compile_graph, unit))  # memory for all
     done, left = wait(jobs, max(0., until - time.time()))
     failed = Counter(reason(job.exception()) for job in done if job.exception())
     processes = [*(pool._processes or {}).values()]
@@ -583,6 +594,13 @@ def remember(record, rows, absent, memory):
     record["memory"] = [*worst.values()]
 
 
+def forget(record, unit):
+    "Drop the rows of a unit that is measured again."
+    modes = {unit.mode(direction) for direction in DIRECTIONS}
+    record["rows"] = [r for r in record["rows"] if not (r["layer"] == unit.layer.name and r["dtype"] == unit.dtype
+                                                        and r["layout"] == unit.layout and r["mode"] in modes)]
+
+
 def measure_steps(device):
     "Effective bandwidth of the kernels of chapter 8."
     if device.kind == "cpu": return [dict(step="a dry run", bandwidth=0.)]
@@ -598,13 +616,13 @@ def again(seconds):
     os.execv(sys.executable, [sys.executable, *argv, f"--seconds={max(0., seconds):.0f}"])
 
 
-def before_units(record, save, device, contestants, until):
+def before_units(record, save, device, contestants, until, only=None):
     "What stands in the record once: answers of the card, the steps of chapter 8, errors."
     jobs = {"probe": (ask_all if device.kind == "cuda" else dict, {}), "steps": (partial(measure_steps, device), []),
             "errors": (partial(measure_errors, device, contestants, ADVERSARIAL[::1 if device.kind == "cuda" else 4]),
                        ([], []))}
     for name, (job, nothing) in jobs.items():
-        if name not in record["measured"] and time.time() < until:
+        if name not in record["measured"] and time.time() < until and name in (only or jobs):
             try: found, why = job(), []
             except Exception as error:
                 found, why = nothing, [dict(contestant="gn_nb", dtype="", layout="", mode=name, reason=reason(error))]
@@ -628,6 +646,7 @@ def slice_of_work(record, save, device, todo, contestants, seconds, rounds=ROUND
         except Exception as error:
             found = [], [dict(contestant="gn_nb", dtype=unit.dtype, layout=unit.layout, mode=unit.mode("forward"),
                               reason=f"{unit.layer.name}: {reason(error)}")], []
+        if unit.compiled: forget(record, unit)
         remember(record, *found)
         record["measured"].append(unit.name)
         if device.broken():
@@ -649,6 +668,7 @@ def arguments(argv):
     parser.add_argument("--dry-run", action="store_true", help="without a card: does it work? Its times mean nothing")
     parser.add_argument("--table", type=Path, metavar="RECORD", help="print the tables of a record, measure nothing")
     parser.add_argument("--probe", action="store_true", help="ask the card for what is uncertain, and measure nothing")
+    parser.add_argument("--facts", action="store_true", help="ask and check what needs no quiet card, and time nothing")
     parser.add_argument("--prepare", action="store_true", help="compile what a run needs, and measure nothing")
     parser.add_argument("--ask", choices=PROBES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -681,6 +701,9 @@ def main(argv=None):
     path = args.out or RESULTS/f"gpu-{slug(device.name)}.json"
     record, todo = begun(path, device, layers, args.dry_run), units(layers, COLUMNS[:3] if args.dry_run else COLUMNS)
     contestants = [name for name in CONTESTANTS if name not in GPU_PEERS or name in args.peers]
+    if args.facts:
+        before_units(record, partial(write, path), device, contestants, time.time() + args.seconds, ("probe", "errors"))
+        return 0
     slice_of_work(record, partial(write, path), device, todo, contestants, args.seconds, 1 if args.dry_run else ROUNDS)
     left = sum(unit.name not in record["measured"] for unit in todo)
     ill = [row for row in record["absent"] if row["contestant"] == "gn_nb"]

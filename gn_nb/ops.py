@@ -7,7 +7,7 @@ __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
            'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward', 'EagerGroupNorm',
-           'Known', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
+           'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -169,7 +169,7 @@ def on_card(device):
     cuda, stream = card_kernels(), torch.cuda.current_stream(device).cuda_stream
     card = cuda.card(device.index)
     def execute(*plan):
-        with torch.cuda.device(device): cuda.launch(*plan, card.capability, stream)
+        with torch.cuda.device(device): cuda.launch(*plan, card.capability, stream, device.index)
     return card, execute
 
 # %% ../nbs/10_torch.ipynb #a1a8d033
@@ -221,12 +221,13 @@ def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, n
     form = layout(input)
     x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
     dx = torch.empty_like(x) if need_dx else None
-    sums, adaptive = stats.new_zeros((2, s.C)), scale is not None or shift is not None
-    each = stats.new_zeros((2, s.N, s.C)) if adaptive else (None, None)
+    new = stats.new_empty if x.numel() else stats.new_zeros                       # the kernels write all of them
+    sums, each = new((2, s.C)), (None, None) if scale is None and shift is None else new((2, s.N, s.C))
     if x.numel():
         arrays = x, dy, *((dx,) if need_dx else ())
         plan, work, parameters, scaling, execute = _card_call(
             "backward", arrays, s, weight, bias, activation, scale, shift, need_dx=need_dx)
+        if any(t is not None and t.dtype is x.dtype for t in parameters): sums = x.new_empty((2, s.C))
         card_kernels().backward(
             plan, dy.data_ptr(), x.data_ptr(), stats[0].data_ptr(), stats[2].data_ptr(), *map(_address, parameters),
             *map(_address, scaling), _address(dx), *(t.data_ptr() for t in sums), *map(_address, each), work.data_ptr(),
@@ -326,7 +327,7 @@ def backward_on_card(dy, input, mean, rstd, num_groups, weight, bias=None, activ
     found = card_backward(dy, input, sizes(input.shape, num_groups), two_parts(mean, rstd, input.dtype), weight, bias,
                           activation, scale, shift, need_dx)
     dx, *others = (mean.new_empty(0) if t is None else t for t in found)
-    return dx, *(t.double() if t.dtype is torch.float32 else t.clone() for t in others)
+    return dx, *(t.clone() if t.dtype is torch.float64 else t.double() for t in others)
 
 torch.library.impl("gn_nb::backward", "cuda", backward_on_card)
 
@@ -453,15 +454,10 @@ KNOWN = 1 << 12      # kinds of calls to remember
 _known = {}          # key -> Known
 
 class Known:
-    "What is the same in all calls of a kind whose arguments the kernels take as they are."
-    def __init__(self, form, dtype, s, activation, eps, parameters):
-        self.call, self.form, self.parameters = (s, eps, activation), form, parameters
-        self.kind = form, dtype, s, activation, False
-        self.statistics, self.rstd = (2, s.N, s.G), 8*s.N*s.G                              # where rstd is behind mean
-        self.order = cpu.Order(_plan("forward", *self.kind, eps, parameters is dtype))
-
-    @cached_property
-    def back(self): return cpu.Order(_plan("backward", *self.kind, 0., self.parameters is self.kind[1]))
+    "What is the same in all calls of a kind whose arguments the kernels take as they are; here those of CPU tensors."
+    def __init__(self, input, s, activation, eps, parameters):
+        self.form, self.parameters, self.call = layout(input), parameters, (s, eps, activation)
+        self.prepare(input, s, activation, eps)
 
     def __call__(self, input, weight, bias):
         if torch.is_grad_enabled() and (input.requires_grad or (weight is not None and weight.requires_grad)
@@ -471,18 +467,28 @@ class Known:
 
     def fits(self, weight, bias):
         "Are the parameters still what they were? Nobody notices an assignment to their .data."
-        return ((weight is None or (weight.dtype is self.parameters and weight.is_contiguous()))
-                and (bias is None or (bias.dtype is self.parameters and bias.is_contiguous())))
+        return all(t is None or (t.dtype is self.parameters and t.is_contiguous()) for t in (weight, bias))
 
-    def forward(self, input, weight, bias, mean=0, rstd=0):
-        "y; the statistics go to these addresses, if any."
-        y = empty_like(input)
-        self.order(input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), mean, rstd, 0, 0, 0, 0)
+    def prepare(self, input, s, activation, eps):
+        self.kind = self.form, input.dtype, s, activation, False
+        self.statistics, self.rstd = (2, s.N, s.G), 8*s.N*s.G                              # where rstd is behind mean
+        self.order = cpu.Order(_plan("forward", *self.kind, eps, self.parameters is input.dtype))
+
+    @cached_property
+    def back(self): return cpu.Order(_plan("backward", *self.kind, 0., self.parameters is self.kind[1]))
+
+    def new_statistics(self): return torch.empty(self.statistics, dtype=torch.float64)
+
+    def forward(self, input, weight, bias, stats=None):
+        "y; the statistics go to `stats`, if any."
+        y, at = empty_like(input), _address(stats)
+        self.order(input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at and at + self.rstd,
+                   0, 0, 0, 0)
         return y
 
-    def backward(self, dy, input, weight, bias, mean, needs):
+    def backward(self, dy, input, weight, bias, stats, needs):
         "dx, dweight, dbias, None where not needed."
-        dy = dy.contiguous(memory_format=self.form)
+        dy, mean = dy.contiguous(memory_format=self.form), stats.data_ptr()
         dx = empty_like(input) if needs[0] else None
         dweight = torch.empty_like(weight) if needs[1] else None
         dbias = torch.empty_like(bias) if needs[2] else None
@@ -490,16 +496,51 @@ class Known:
                   _address(dx), _address(dweight), _address(dbias))
         return dx, dweight, dbias
 
+class KnownOnCard(Known):
+    "The same of tensors on a card, that begin at multiples of 16 bytes."
+    def prepare(self, input, s, activation, eps):
+        self.kernels, self.device, self.dtype = card_kernels(), input.device, input.dtype
+        self.card, self.eps = self.kernels.card(self.device.index), eps
+        parameter = DTYPE[self.dtype if self.parameters is self.dtype else _wide(self.dtype)]
+        self.kind = not input.is_contiguous(), DTYPE[self.dtype], parameter, "", activation, s
+        self.plan = self.kernels.plan("forward", *self.kind, True, self.card)
+        self.statistics, self.rstd = (3, s.N, s.G), 2*s.N*s.G*_wide(self.dtype).itemsize
+
+    def new_statistics(self): return torch.empty(self.statistics, dtype=_wide(self.dtype), device=self.device)
+
+    def execute(self, plan, *rest):
+        index = self.device.index
+        if torch._C._cuda_getDevice() != index:
+            with torch.cuda.device(index): return self.execute(plan, *rest)
+        stream = torch._C._cuda_getCurrentRawStream(index)
+        work = torch.empty(plan.workspace, dtype=torch.uint8, device=self.device) if plan.workspace else None
+        self.kernels.launch(plan, rest, _address(work), self.eps, self.card.capability, stream, index)
+
+    def forward(self, input, weight, bias, stats=None):
+        y, stats = torch.empty_like(input), self.new_statistics() if stats is None else stats
+        mean = stats.data_ptr()
+        self.execute(self.plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), 0, 0, mean,
+                     mean + self.rstd, 0, 0, 0, 0, 0, 0)
+        return y
+
+    def backward(self, dy, input, weight, bias, stats, needs):
+        dy, mean, C = dy.contiguous(memory_format=self.form), stats.data_ptr(), input.shape[1]
+        dx = torch.empty_like(input) if needs[0] else None
+        sums = torch.empty((2, C), dtype=self.parameters or _wide(self.dtype), device=self.device)
+        plan = self.kernels.plan("backward", *self.kind, dy.data_ptr() % 16 == 0, self.card, needs[0])
+        self.execute(plan, input.data_ptr(), 0, _address(weight), _address(bias), 0, 0, mean, mean + self.rstd,
+                     dy.data_ptr(), _address(dx), *(t.data_ptr() for t in sums), 0, 0)
+        return dx, *(t if need else None for t, need in zip(sums, needs[1:]))
+
 # %% ../nbs/10_torch.ipynb #known-grad
 class KnownGroupNorm(torch.autograd.Function):
     "The operator in eager mode, for a call of a known kind."
     @staticmethod
     def forward(ctx, input, weight, bias, known):
-        stats = torch.empty(known.statistics, dtype=torch.float64)
+        stats = known.new_statistics()
         ctx.known = known
         ctx.save_for_backward(input, weight, bias, stats)
-        at = stats.data_ptr()
-        return known.forward(input, weight, bias, at, at + known.rstd)
+        return known.forward(input, weight, bias, stats)
 
     @staticmethod
     def backward(ctx, dy):
@@ -508,7 +549,7 @@ class KnownGroupNorm(torch.autograd.Function):
         if torch.is_grad_enabled() or _watched(dy) or not known.fits(weight, bias):
             tensors = input, weight, bias, None, None
             return *eager_backward(dy, tensors, stats, *known.call, (*needs[:3], False, False))[:3], None
-        return *known.backward(dy, input, weight, bias, stats.data_ptr(), needs), None
+        return *known.backward(dy, input, weight, bias, stats, needs[:3]), None
 
 # %% ../nbs/10_torch.ipynb #known-key
 def _key(input, num_groups, weight, bias, eps, activation):
@@ -516,18 +557,19 @@ def _key(input, num_groups, weight, bias, eps, activation):
     dtype = weight.dtype if isinstance(weight, Tensor) else bias.dtype if isinstance(bias, Tensor) else None
     if dtype not in (None, input.dtype) and (dtype is not torch.float32 or input.dtype is torch.float64): return None
     for t in (weight, bias):
-        if t is not None and not (type(t) in PLAIN_TYPES and t.is_cpu and t.dtype is dtype and t.is_contiguous()):
+        if t is not None and not (type(t) in PLAIN_TYPES and t.device == input.device and t.dtype is dtype
+                                  and t.is_contiguous()):
             return None
+    if input.is_cuda and input.data_ptr() % 16: return None
     if type(activation) not in (str, type(None)) or type(num_groups) is not int or type(eps) is not float: return None
     return (input.shape, input.stride(), input.dtype, dtype, num_groups, weight is None or weight.shape,
-            bias is None or bias.shape, eps, activation, torch.get_num_threads())
+            bias is None or bias.shape, eps, activation, torch.get_num_threads(), input.is_cuda and input.device.index)
 
 def _remember(key, input, s, eps, activation):
     "What is known of a checked call from now on; None if its input needs a copy."
-    form = layout(input)
-    if not input.numel() or not input.is_contiguous(memory_format=form): return None
+    if not input.numel() or not input.is_contiguous(memory_format=layout(input)): return None
     if len(_known) >= KNOWN: _known.clear()
-    known = Known(form, input.dtype, s, activation, eps, key[3])
+    known = (KnownOnCard if input.is_cuda else Known)(input, s, activation, eps, key[3])
     _known[key] = known
     return known
 
@@ -564,7 +606,7 @@ def group_norm(
 )->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
     key, straight = None, not torch.compiler.is_compiling() and _straight(input)
-    if straight and out is scale is shift is None and not for_card(input):
+    if straight and out is scale is shift is None and (input.is_cuda or not for_card(input)):
         key = _key(input, num_groups, weight, bias, eps, activation)
         known = _known.get(key)
         if known: return known(input, weight, bias)

@@ -125,7 +125,7 @@ def compare(x, dy, G, parameters, activation=None, scaling=(None, None)):
 TINY = (((2, 8, 5, 7), 4), ((1, 6, 9, 5), 1), ((3, 12, 1, 2), 3))
 SHAPES = (*TINY, ((2, 320, 32, 32), 32), ((1, 128, 256, 256), 32), ((3, 30, 37, 41), 3), ((8, 13, 17, 19), 13),
           ((1, 32, 512, 512), 1), ((16, 64, 16, 16), 64), ((2, 70, 33, 35), 10), ((1, 64, 4, 40, 42), 8),
-          ((64, 512, 7, 7), 32))
+          ((64, 512, 7, 7), 32), ((1, 128, 512, 512), 32), ((8, 256, 56, 56), 32), ((2, 960, 64, 64), 32))
 
 
 # Values
@@ -286,7 +286,7 @@ def huge(place, layout):
 @check(dtype=(torch.float32, torch.bfloat16, torch.float16), layout=LAYOUTS)
 def same_bits(place, dtype, layout):
     "A hundred runs."
-    for shape, G in TINY[:1] if place.simulated else (SHAPES[3], SHAPES[4], SHAPES[7], SHAPES[11]):
+    for shape, G in TINY[:1] if place.simulated else (*SHAPES[3:5], SHAPES[7], *SHAPES[11:13]):
         given = [draw(place, shape, dtype, 0, layout), *(draw(place, shape[1:2], dtype, seed) for seed in (1, 2))]
         dy = draw(place, shape, dtype, 3, layout)
         def norm(x, w, b, G=G): return gn_nb.group_norm(x, G, w, b, activation="silu")
@@ -301,7 +301,7 @@ def same_bits(place, dtype, layout):
 def graph(place, layout):
     "Captured in a CUDA graph, forward and backward, and replayed on other numbers: the bits of eager mode."
     place.needs_card("a CUDA graph")
-    for shape, G in (SHAPES[3], SHAPES[4], SHAPES[7]):
+    for shape, G in (*SHAPES[3:5], SHAPES[7], SHAPES[12]):
         x, dy = (draw(place, shape, torch.bfloat16, seed, layout) for seed in (0, 1))
         w, b = (draw(place, shape[1:2], torch.bfloat16, seed) for seed in (2, 3))
         def norm(x, w, b, G=G): return gn_nb.group_norm(x, G, w, b, activation="silu")
@@ -337,6 +337,25 @@ def streams(place):
     assert not done.query(), "the call waited for the card"
     side.synchronize()
     assert torch.equal(y, wanted)
+
+
+@check()
+def side_by_side(place):
+    "Streams whose kernels each need most of the card at once do not wait for each other for ever."
+    place.needs_card("a stream")
+    shape, G = SHAPES[12]
+    given = [draw(place, shape, torch.bfloat16, seed) for seed in (0, 1)]
+    w, b = (draw(place, shape[1:2], torch.bfloat16, seed) for seed in (2, 3))
+    def norm(x, w, b): return gn_nb.group_norm(x, G, w, b, activation="silu")
+    wanted = with_gradients(norm, given[1], (given[0], w, b))
+    sides, found = [torch.cuda.Stream() for _ in range(3)], []
+    for side in sides: side.wait_stream(torch.cuda.current_stream())
+    for _ in range(30):
+        for side in sides:
+            with torch.cuda.stream(side): found.append(with_gradients(norm, given[1], (given[0], w, b)))
+        torch.cuda.synchronize()
+        assert all(all(map(torch.equal, some, wanted)) for some in found)
+        found.clear()
 
 
 @check()

@@ -60,8 +60,10 @@ class Machine:
         xs, dys, y, dx = self.copy(x, **how), self.copy(dy, **how), *(self.empty(x.shape, x.dtype, **how) for _ in "yd")
         w, b, sc, sh = (self.copy(t) for t in (weight, bias, scale, shift))
         mean, rstd = self.empty((2, s.N, s.G), real), self.empty((s.N, s.G), real)
-        dw, db, dsc, dsh = *(self.empty((s.C,), real) for _ in "wb"), *(self.empty((s.N, s.C), real) for _ in "cs")
-        parameter = DTYPE[next((t.dtype for t in (weight, bias) if t is not None), real)]
+        of_parameters = next((t.dtype for t in (weight, bias) if t is not None), real)
+        dw, db = (self.empty((s.C,), of_parameters) for _ in "wb")
+        dsc, dsh = (self.empty((s.N, s.C), real) for _ in "cs")
+        parameter = DTYPE[of_parameters]
         scaling = next((DTYPE[t.dtype] for t in (scale, shift) if t is not None), "")
         tensors = dict(x=xs, y=y, w=w, b=b, sc=sc, sh=sh, mean=mean, rstd=rstd, dy=dys, dx=dx, dw=dw, db=db, dsc=dsc,
                        dsh=dsh)
@@ -105,11 +107,13 @@ def check(found, x, dy, G, weight=None, bias=None, activation=None, scale=None, 
     # a mean of 1e3 seen through rstd = 95
     base = 2e-6 if single else 1e-9
     assert_close(found[0], wanted[0], base + out, dtype=x.dtype)
-    assert max_error(found[1].double().sum(0), mean) <= (3e-7 if single else 1e-12)
+    spread = rstd.reciprocal().clamp(min=1)                          # the mean, in deviations where they are large
+    assert max_error(found[1].double().sum(0)/spread, mean/spread) <= (3e-7 if single else 1e-12)
     assert max_error(found[2].double()/rstd, torch.ones_like(rstd)) <= (5e-7 if single else 1e-9)
     r = max(1., rstd.max().item())
     if found[3] is not None: assert_close(found[3].double()/r, wanted[2]/r, 2*base + out)
-    for a, e in zip(found[4:], wanted[3:], strict=False): assert_close(a, e, 1e-4 if single else 1e-8, dtype=a.dtype)
+    for a, e in zip(found[4:], wanted[3:], strict=False):
+        assert_close(a, e, (1e-4 if single else 1e-8) + ROUNDING[a.dtype], dtype=a.dtype)
     assert all(t.isfinite().all() for t in found if t is not None)
 
 
@@ -317,12 +321,12 @@ def test_beyond_two_to_the_31_elements(monkeypatch):
     stats, weight = np.array([1, 0, 2], np.float32), np.array([3], np.float32)
     plan = cuda.plan("forward", False, "float16", "float32", "", None, sizes((1, 1, S), 1), True, SMALL)
     last = plan.launches[-1]
-    assert last.form.kernel == "apply"
+    assert last.form.kernel == "apply_channels"
     monkeypatch.setattr(cuda, "block", lambda: last.blocks - 1)
     addresses = dict(x=x.ctypes.data, y=y.ctypes.data, mean=stats.ctypes.data, rstd=stats[2:].ctypes.data,
                      weight=weight.ctypes.data)
     values = [addresses.get(name, 0) for name in cuda.FIELDS[:cuda.FIELDS.index("N")]]
-    cuda.simulate(cuda.apply, 1, cuda.Call(last.form, (*values, *last.sizes, 1e-5)),
+    cuda.simulate(cuda.apply_channels, 1, cuda.Call(last.form, (*values, *last.sizes, 1e-5)),
                   [(a.ctypes.data, a.nbytes) for a in (x, y, stats, weight)])
     assert y[-8:].tolist() == [6*(v - 1) for v in range(8)] and (y[-16:-8] == -6).all()
     del x, y
