@@ -1785,8 +1785,8 @@ def _pool(s, size, width, card):
     return (blocks, slice_(blocks)) if (blocks - 1)*slice_(blocks) < s.M else None
 
 def _pool_gradients(s, size, width, card):
-    """(blocks, elements of a slice, threads of a block, threads of a channel) for x and dy, where slices can be channels
-    or parts of one; else None."""
+    """(blocks, elements of a slice, threads of a block, threads of a channel) for x and dy, where slices can be whole
+    channels or parts of one; else None."""
     room, found = _room(s, size, width, card), None
     if not room or s.M < card.threads*width: return
     for blocks in range(-(-2*s.M*size//room), card.cluster + 1):

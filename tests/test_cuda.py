@@ -160,6 +160,35 @@ def test_clusters(machine, dtype, shape, G):
     assert_close(y, F.group_norm(offset.double(), G), 1e-6, dtype=torch.float32)
 
 
+POOL = [((1, 4, 16, 32), 2, 16, 1024), ((3, 6, 8, 32), 3, 16, 512), ((2, 10, 4, 32), 2, 16, 2100),
+        ((70, 4, 8, 8), 2, 8, 3000), ((2, 8, 8, 8), 2, 16, 600), ((2, 6, 32, 16), 2, 16, 4096)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape, G, processors, room", POOL)
+def test_groups_in_the_shared_memory_of_a_cluster(monkeypatch, shape, G, processors, room, dtype):
+    "Slices of whole channels and of parts of one; one block and several; more samples than one block adds up."
+    monkeypatch.setattr(cuda, "HELD", 2)                                   # registers that hold little
+    cuda.plan.cache_clear()
+    card = cuda.Card((9, 0), processors, 1 << 20, warp=4, threads=8, most=8, shared=2*(6144 + room))
+    x, dy, w, b = (draw(s, dtype, seed) for seed, s in enumerate((shape, shape, shape[1:2], shape[1:2])))
+    scale, shift = (draw(shape[:2], dtype, seed) for seed in (4, 5))
+    kind, s = DTYPE[dtype], sizes(shape, G)
+    plans = [cuda.plan(d, False, kind, kind, kind, "silu", s, True, card) for d in ("forward", "backward")]
+    first, second = (plan.launches[0].form.kernel for plan in plans)
+    assert first in ("pool", "hold") and second == "pool_gradients"
+    found = Machine("simulated").run(x, dy, G, w, b, activation="silu", scale=scale, shift=shift, card=card)
+    check(found, x, dy, G, w, b, "silu", scale, shift)
+    cuda.plan.cache_clear()
+
+
+def test_shared_memory_is_read_in_whole_vectors():
+    "What the card would call a misaligned address."
+    form = cuda.Form("hold", "float32", "float32", "", None, 0, 0, warp=4, team=4, threads=4)
+    def askew(p): cuda.shared(p, 3, np.zeros(2))
+    with pytest.raises(ValueError, match="2 numbers at 3 of shared memory"): cuda.simulate(askew, 1, cuda.example(form))
+
+
 def test_nothing_is_launched_for_nothing():
     for s in (Sizes(0, 6, 3, 2, 16, 32), Sizes(2, 6, 3, 2, 0, 0)):
         for direction in ("forward", "backward"):
@@ -191,7 +220,7 @@ def check_scaled(found, x, dy, *rest):
     base = {torch.float64: 1e-11, torch.bfloat16: 3e-5}.get(x.dtype, 5e-6)
     for a, e, name in zip([found[0], *found[3:]], [wanted[0], *wanted[2:]],
                           ("y", "dx", "dweight", "dbias", "dscale", "dshift"), strict=True):
-        size, out = max(1, np.abs(e).max()), ROUNDING[x.dtype] if name in ("y", "dx") else 0
+        size, out = max(1, np.abs(e).max()), ROUNDING[a.dtype]
         err = max_error(a.double()/size, e/size)
         assert err <= base + out, (name, err)
 
@@ -211,8 +240,8 @@ def test_parameters_of_other_dtypes(machine, rows):
         scales = [given.get(k, torch.zeros(2, 12)) for k in ("scale", "shift")]
         wanted = exact(x.double().numpy(), dy.double().numpy(), 3, None,
                        *(t.double().numpy() for t in (*full, *scales)))
-        for a, e, tol in zip([found[0], *found[3:]], [wanted[0], *wanted[2:]], (5e-3, 5e-3, *(2e-5,)*4), strict=False):
-            assert max_error(a.double(), e) <= tol
+        for a, e in zip([found[0], *found[3:]], [wanted[0], *wanted[2:]], strict=False):
+            assert max_error(a.double(), e) <= 2e-5 + ROUNDING[a.dtype]
 
 
 @both_layouts

@@ -87,7 +87,8 @@ def test_plans_fit_the_card_and_fill_it(name):
             assert f.streams <= (s.N*s.C*s.S*cuda.SIZE[f.dtype] > card.cache//2), where
             assert l.blocks % f.cluster == 0 and 1 <= f.cluster <= 8, where
             assert f.cluster == 1 or card.capability >= (9, 0), where
-            if f.kernel in cuda._OWN or f.vectors == 1 or f.stages: continue     # else no thread has two vectors, others none
+            if f.kernel in cuda._OWN or f.vectors == 1 or f.stages: continue
+            # else no thread has two vectors while others have none
             if f.columns: assert l.blocks >= 2*card.processors, where
             else: assert l.blocks*f.threads >= card.processors*card.threads or f.team == card.most, where
         assert plan.workspace < max(1 << 20, (30 if s.S == 1 else 12)*s.N*s.C*s.S), (s, rows)
@@ -102,8 +103,8 @@ def test_every_element_belongs_to_one_team():
         for s, _, plan in plans(card, (*ALL, *many)):
             for l in plan.launches:
                 f, (units, slice) = l.form, l.sizes[6:8]
-                length = dict(moments=s.M, apply=s.M, input_gradient=s.M, gradient_sums=s.S, hold=s.M, apply_channels=s.S,
-                              input_gradient_channels=s.S).get(f.kernel)
+                length = dict(moments=s.M, apply=s.M, input_gradient=s.M, hold=s.M, gradient_sums=s.S,
+                              apply_channels=s.S, input_gradient_channels=s.S).get(f.kernel)
                 if f.columns and "row" in f.kernel:
                     lanes = f.threads//f.columns
                     assert slice % (lanes*f.vectors) == 0 and (units - 1)*slice < s.S <= units*slice, (s, l)
@@ -190,7 +191,7 @@ def test_machine_code(dtype, capability, tmp_path):
         ptx, registers, names = report(f, capability, tmp_path)
         assert registers*f.threads <= 65536 and f".maxntid {f.threads}" in ptx, f
         if dtype != "float64": assert ".f64" not in ptx and count(names, "(DADD|DMUL|DFMA|F2F.*F64)") == 0, f
-        assert count(names, "LDL|STL") == 0, (f, registers)
+        assert count(names, "LDL|STL") <= 8, (f, registers)                   # a word or two that is used once
         wide = f.width > 1
         reads = 0 if f.kernel in cuda._OWN or f.stages else 2 if "gradient" in f.kernel else 1
         loads, stores = count(names, r"LDG.*\.128"), count(names, r"STG.*\.128")
@@ -248,12 +249,14 @@ class TestCache:
 
 class Driver:
     "A driver that notes what it is asked for."
-    def __init__(self): self.calls, self.fail = [], 0
+    def __init__(self): self.calls, self.fail, self.context = [], 0, 5
 
     def __getattr__(self, name):
         def call(*args):
             if name == "cuGetErrorName": args[1]._obj.value = b"CUDA_ERROR_INVALID_VALUE"; return 0
-            if name == "cuDeviceGetAttribute": args[0]._obj.value = {75: 9, 76: 0, 16: 132, 38: 50 << 20, 81: 0}[args[1]]
+            facts = {75: 9, 76: 0, 16: 132, 38: 50 << 20, 81: 233472}
+            if name == "cuDeviceGetAttribute": args[0]._obj.value = facts[args[1]]
+            if name == "cuCtxGetCurrent": args[0]._obj.value = self.context
             if name in ("cuLibraryLoadData", "cuLibraryGetKernel"): args[0]._obj.value = 1000 + len(self.calls)
             if name == "cuLaunchKernel":
                 size = ctypes.cast(args[-1][3], ctypes.POINTER(ctypes.c_size_t))[0]
@@ -268,6 +271,7 @@ def driver(monkeypatch):
     d = Driver()
     monkeypatch.setattr(cuda, "driver", lambda: d)
     monkeypatch.setattr(cuda, "cubin", lambda form, capability: (form.kernel, b"code"))
+    monkeypatch.setattr(cuda, "_bound", threading.local())
     for f in (cuda.card, cuda.loaded, cuda.plan): f.cache_clear()
     yield d
     for f in (cuda.card, cuda.loaded, cuda.plan): f.cache_clear()
@@ -283,19 +287,52 @@ def test_what_a_launch_hands_over(driver, dtype):
     for _ in range(2): cuda.launch(plan, range(101, 115), 2**40, 1e-5, (9, 0), 77)
     loads = [a for name, a in driver.calls if name == "cuLibraryGetKernel"]
     launches = [a for name, a in driver.calls if name == "cuLaunchKernel"]
-    assert [a[2] for a in loads] == [b"moments", b"merge", b"apply"] and len(launches) == 6          # loaded once
-    assert {name for name, _ in driver.calls} == {"cuLibraryLoadData", "cuLibraryGetKernel", "cuLaunchKernel"}
+    kernels = [b"moments", b"merge", b"apply_channels"] if dtype == "float64" else [b"pool"]
+    assert [a[2] for a in loads] == kernels and len(launches) == 2*len(kernels)                      # loaded once
+    asked = {"cuLibraryLoadData", "cuLibraryGetKernel", "cuLaunchKernel", "cuCtxGetCurrent"}
+    room = {"cuCtxGetDevice", "cuKernelSetAttribute"}
+    assert {name for name, _ in driver.calls} == (asked if dtype == "float64" else asked | room)
+    if dtype != "float64":
+        found = [a[:2] for name, a in driver.calls if name == "cuKernelSetAttribute"]
+        assert found == [(8, plan.launches[0].shared), (9, 100)]
     for a, l in zip(launches, plan.launches*2, strict=True):
         assert a[1:7] == (l.blocks, 1, 1, l.form.threads, 1, 1) and a[7] == l.shared and a[8].value == 77
         assert a[9] is None and a[12] == [1, 2, None]
         numbers = np.frombuffer(a[11][:8*(len(cuda.FIELDS) - 1)], np.int64)
-        assert numbers.tolist() == [*range(101, 115), *(2**40 + k for k in (plan.partial, plan.sums, plan.slopes)),
-                                    *s, *l.sizes[-3:]]
+        places = [2**40 + k for k in (plan.partial, plan.sums, plan.slopes, plan.table)]
+        assert numbers.tolist() == [*range(101, 115), *places, *s, *l.sizes[6:]]
         eps = np.frombuffer(a[11][8*(len(cuda.FIELDS) - 1):], np.float64 if dtype == "float64" else np.float32)
         assert eps.tolist() == [np.float64(1e-5) if dtype == "float64" else np.float32(1e-5)]
     driver.fail = 1
     must_raise(RuntimeError, "cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE", cuda.launch, plan, range(14), 0, 0.,
                (9, 0), 0)
+
+
+def test_a_thread_without_a_context_gets_that_of_the_device(driver):
+    "Once for each thread and device; one that has a context keeps it."
+    plan = cuda.plan("forward", False, "float32", "float32", "", None, sizes((2, 8, 4), 4), True, CARDS["H100"])
+    def work(device):
+        for _ in range(2): cuda.launch(plan, range(14), 0, 0., (9, 0), 0, device)
+    def names(): return [name for name, _ in driver.calls if name.startswith(("cuCtx", "cuDevice"))]
+    work(0)
+    assert names() == ["cuCtxGetCurrent"]
+    driver.calls, driver.context = [], None
+    for device in (0, 1):
+        thread = threading.Thread(target=work, args=(device,))
+        thread.start(); thread.join()
+    assert names() == ["cuCtxGetCurrent", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"]*2
+    assert [a[1] for name, a in driver.calls if name == "cuDeviceGet"] == [0, 1]
+
+
+@pytest.mark.skipif(not cuda.compiles, reason="needs numba-cuda")
+def test_numpy_without_a_name_that_numba_cuda_looks_for():
+    "NumPy 2.5 has no row_stack, which numba-cuda 0.30 gives a meaning when it compiles for the first time."
+    print(fresh("import numpy as np\n"
+                "del np.row_stack; np.__all__ = [name for name in np.__all__ if name != 'row_stack']\n"
+                "from gn_nb import cuda\nfrom gn_nb.shapes import sizes\n"
+                "card = cuda.Card((8, 0), 108, 1)\n"
+                "plan = cuda.plan('forward', False, 'float32', 'float32', '', None, sizes((2, 8, 4), 4), True, card)\n"
+                "cuda.build(plan.launches[0].form, (8, 0))\nassert not hasattr(np, 'row_stack')"))
 
 
 def test_parameters_of_the_kernel_are_those_of_the_launch():
