@@ -2,6 +2,7 @@
 import ast
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from gn_nb.testing import must_raise
 
 HERE = torch.cuda.is_available()
 TINY = gpu.Unit(gpu.QUICK[0], "float32", "contiguous", True)
+TEN = [unit for unit in gpu.units(gpu.QUICK) if not unit.compiled][:10]
 
 
 @pytest.mark.quick
@@ -49,7 +51,11 @@ def test_grid():
     assert sum(2*prod(layer.shape) >= records.LARGE for layer in gpu.GRID) >= 6
     assert max(layer.shape[0]*layer.groups for layer in gpu.GRID) > 2**16 and {1} < {layer.groups for layer in gpu.GRID}
     todo = gpu.units(gpu.GRID)
-    assert len({unit.name for unit in todo}) == len(todo) == len(gpu.GRID)*len(GPU_DTYPES)*len(LAYOUTS)*2
+    plain, again = ([unit for unit in todo if unit.compiled is with_] for with_ in (False, True))
+    assert len({unit.name for unit in todo}) == len(todo) and len(plain) == len(gpu.GRID)*len(GPU_DTYPES)*len(LAYOUTS)*2
+    assert {unit.layer.name for unit in again} == {x.name for x in gpu.GRID if x.family in gpu.COMPILED}
+    assert {(u.dtype, u.layout, u.silu) for u in again} == {("bfloat16", "contiguous", True)} and todo[-1].compiled
+    assert all(unit.layer.family == "U-Net" for unit in todo[2*len(gpu.GRID):][:families["U-Net"]])
     assert todo[0].layer.name == records.VAE and todo[0].mode("forward") == "silu"
     assert {u.mode(d) for u in todo for d in gpu.DIRECTIONS} == {*GPU_MODES}
 
@@ -91,13 +97,19 @@ def peers(monkeypatch):
     (gpu.QUICK[1], "float16", "contiguous", False)], ids=str)
 def test_a_unit(pretend, peers, layer, dtype, layout, silu):
     "Every contestant in every direction, cold and hot, with results that are right; and what is kept of it."
-    unit = gpu.Unit(layer, dtype, layout, silu)
+    unit = gpu.Unit(layer, dtype, layout, silu, compiled=True)
     rows, absent, memory = gpu.measure(unit, pretend, [*gpu.CONTESTANTS], 1)
     assert absent == [] and len(rows) == 3*2*5 and len(memory) == 3*4
     assert {(r["mode"], r["cache"], r["contestant"]) for r in rows} == {
         (unit.mode(d), cache, who) for d in gpu.DIRECTIONS for cache in CACHES for who in (*gpu.CONTESTANTS, "limit")}
     record = gpu.empty_record(pretend, [layer], True)
     gpu.remember(record, rows, absent, memory)
+    alone, _, _ = gpu.measure(dataclasses.replace(unit, compiled=False), pretend, [*gpu.CONTESTANTS], 1)
+    assert {r["contestant"] for r in alone} == {*gpu.CONTESTANTS, "limit"} - {"torch.compile"}
+    record["rows"] = [*alone, *record["rows"], alone[0] | {"layer": "another"}]
+    gpu.forget(record, unit)
+    assert record["rows"] == [alone[0] | {"layer": "another"}]
+    record["rows"] = rows
     assert records.check_record(record) and record["versions"]["source"] and record["policy"] == gpu.POLICY
     gpu.remember(record, [], [], [memory[0] | {"extra": 5}, memory[1] | {"extra": 0, "layer": "another"}])
     assert record["memory"][0]["extra"] == 5 and record["memory"][1]["layer"] == layer.name
@@ -200,7 +212,7 @@ def counted(monkeypatch, pretend, tmp_path):
     path = tmp_path/"results/gpu-none.json"
     def go(seconds):
         record = gpu.begun(path, pretend, gpu.QUICK, True)
-        gpu.slice_of_work(record, lambda r: gpu.write(path, r), pretend, gpu.units(gpu.QUICK)[:10], ["gn_nb"], seconds)
+        gpu.slice_of_work(record, lambda r: gpu.write(path, r), pretend, TEN, ["gn_nb"], seconds)
         return records.read(path)
     return go, done, broken, path, pretend
 
@@ -209,14 +221,14 @@ def test_a_slice_ends_and_the_next_goes_on(counted):
     go, done, _, path, _ = counted
     assert len(go(2.5)["rows"]) == len(done) == 3 and len(go(0)["rows"]) == 3
     record = go(100)
-    assert len(record["rows"]) == 10 and done == [u.name for u in gpu.units(gpu.QUICK)[:10]]
+    assert len(record["rows"]) == 10 and done == [u.name for u in TEN]
     assert go(100) == record and len(done) == 10 and [p.name for p in path.parent.iterdir()] == [path.name]
     assert record["measured"][:3] == ["probe", "steps", "errors"]
 
 
 def test_a_failure_is_recorded_and_the_rest_measured(counted):
     go, done, broken, _, _ = counted
-    broken.append(gpu.units(gpu.QUICK)[1].name)
+    broken.append(TEN[1].name)
     record = go(100)
     assert len(record["rows"]) == 9 and len(done) == 10 == len({*done})
     reason, = (row["reason"] for row in record["absent"])
@@ -226,7 +238,7 @@ def test_a_failure_is_recorded_and_the_rest_measured(counted):
 def test_a_broken_card_needs_another_process(counted, monkeypatch):
     "It begins with what is left of the time, and does not meet the same unit again."
     go, done, broken, _, pretend = counted
-    broken.append(gpu.units(gpu.QUICK)[1].name)
+    broken.append(TEN[1].name)
     started = []
     monkeypatch.setattr(gpu.os, "execv", lambda program, argv: started.append(argv))
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--seconds", "100", "--out", "x"])
@@ -288,10 +300,10 @@ def test_dry_run(tmp_path):
     def run(*args): return subprocess.run(
         [sys.executable, "benchmarks/gpu.py", "--dry-run", "--peers", "", "--out", out, *args], cwd=root, check=True,
         capture_output=True, text=True)
-    assert "0 of 6 units measured; the same command" in run("--seconds", "0").stdout
+    assert "0 of 7 units measured; the same command" in run("--seconds", "0").stdout
     first = run().stdout
     record = records.read(out)
-    assert record["quick"] and len(record["rows"]) == 6*3*2*3 and "6 of 6 units measured" in first
+    assert record["quick"] and len(record["rows"]) == 6*3*2*3 and "7 of 7 units measured" in first
     assert not re.search(r"/(home|root|work|usr|tmp|opt)/|\.local\b|@", out.read_text())
     for goal in records.goals(record): assert re.search(rf"{re.escape(goal['goal'])}.*{goal['verdict']}", first)
     before = out.read_text()
@@ -368,7 +380,8 @@ def test_what_is_compiled_beforehand_is_what_runs(pretend, monkeypatch, layout):
 def test_prepare(monkeypatch):
     "Kernels are compiled in another process; torch.compile, which needs a card, is counted as failed."
     monkeypatch.setattr(cuda, "card", lambda k: cuda.Card((9, 0), 132, 50 << 20))
-    monkeypatch.setattr(gpu, "units", lambda layers: [TINY])
+    compiled = dataclasses.replace(TINY, compiled=True)
+    monkeypatch.setattr(gpu, "units", lambda layers: [TINY, compiled])
     forms = {*gpu.forms_of(TINY, cuda.card(0))}
     found = gpu.prepare((), 500, 1)
     assert found["done"] == len(forms) and found["left"] == 0 and sum(found["failed"].values()) == 1, found
@@ -499,7 +512,8 @@ def test_the_chapters_draw_records(name, words, cards):
     "Their cells, on records made up for them; without any they say what is not measured, and draw nothing."
     about = {"gpu": "NVIDIA H200", "capability": "9.0", "multiprocessors": 132, "cache": 50 << 20}
     steps = [dict(step="a copy", bandwidth=3000.), dict(step="one read", bandwidth=2000.)]
-    probe = {"card": {"copy of 1 GiB, GB/s": 3000.}, "cluster": {"clusters": "launched"}}
+    probe = {"card": {"copy of 1 GiB, GB/s": 3000., "planner": str(cuda.Card((9, 0), 132, 50 << 20, shared=233472))},
+             "cluster": {"clusters": "launched"}}
     cards = {card: made_up(machine=about, steps=steps, probe=probe) for card in cards}
     cells = [c.source for c in nbformat.read(root/f"nbs/{name}.ipynb", 4).cells if c.cell_type == "code"]
     space, found = {}, []
@@ -516,12 +530,14 @@ def test_the_chapters_draw_records(name, words, cards):
         exec(compile(ast.Module(body, []), name, "exec"), space)
         if isinstance(last, ast.Expr): found.append(eval(compile(ast.Expression(last.value), name, "eval"), space))
         else: exec(compile(ast.Module([last], []), name, "exec"), space)
-    assert len(found) == (3 if name == "12_how_fast" else 1)
+    assert len(found) == (5 if name == "12_how_fast" else 1)
     text = " ".join(map(repr, found))
     if not cards: assert "still to be measured" in text or "not measured" in text
-    elif name == "09_cuda": assert "hold, in clusters" in text and "launched" in text and "NVIDIA H100" in text
+    elif name == "09_cuda": assert "pool, in clusters" in text and "launched" in text and "NVIDIA H100" in text
     elif name == "08_cuda_steps": assert "<svg" in found[0]._repr_html_() and "one read 2000 GB/s" in found[0].alt
-    else: assert "pass" in text and found[1].rows[0][0] == "NVIDIA H200" and "<svg" in found[2]._repr_html_()
+    else:
+        assert "pass" in text and found[0].rows[0][0] == "NVIDIA H200" == found[2].rows[0][0]
+        assert "4 of 4" in repr(found[0]) and "<svg" in found[3]._repr_html_() and min(found[4].values()) > 1
 
 
 # The command around it

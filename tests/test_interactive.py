@@ -124,7 +124,7 @@ class TestKernel:
         expected = {"a warp": first.form.team == card.warp, "a cluster": first.form.cluster > 1,
                     "a block": first.form.team > card.warp and first.form.cluster == 1 and len(forms) == 1,
                     "slices": [f.kernel for f in forms] == ["moments", "merge", "apply"],
-                    "channels last": [f.kernel for f in forms] == ["row_moments", "merge", "apply_rows"]}
+                    "channels last": [f.kernel for f in forms] == ["row_moments", "merge_rows", "apply_rows"]}
         assert expected[tier]
         words = [step["words"] for step in self.told(tier)["steps"]]
         order = list(dict.fromkeys(re.match(r"Kernel (\w+), (\d+) blocks? of (\d+)", w).groups() for w in words))

@@ -650,8 +650,8 @@ def tradeoff(
 # %% ../../nbs/99_interactive.ipynb #b3fa8e9c
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
-    plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "put", "exchange", "share",
-                                                    "share_with", "shared")}
+    plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "get_vector", "put", "exchange",
+                                                    "share", "share_with", "shared")}
     def note(p, *event): log.setdefault((p.form.kernel, cuda.block(), cuda.thread()), []).append(event)
 
     def vector(p, address, i):
@@ -665,6 +665,11 @@ def watch(log):
     def single(p, dtype, address, i):
         v = plain["single"](p, dtype, address, i)
         note(p, "read", address, int(i), float(v))
+        return v
+
+    def get_vector(p, address, i):
+        v = plain["get_vector"](p, address, i)
+        note(p, "read", address, int(i), np.array(v, float))
         return v
 
     def put(p, address, i, v):
@@ -689,8 +694,8 @@ def watch(log):
         note(p, "fetch", None, np.size(v), np.ravel(v))
         return v
 
-    mine = dict(vector=vector, put_vector=put_vector, single=single, put=put, exchange=exchange, share=share,
-                share_with=share_with, shared=shared)
+    mine = dict(vector=vector, put_vector=put_vector, single=single, get_vector=get_vector, put=put, exchange=exchange,
+                share=share, share_with=share_with, shared=shared)
     return plain, mine
 
 @contextlib.contextmanager
@@ -708,7 +713,7 @@ def logged():
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
-    "a warp": ((2, 4, 16), 2, False, TOY), "a block": ((1, 8, 32), 2, False, TOY),
+    "a warp": ((2, 4, 16), 2, False, TOY), "a block": ((1, 8, 32), 2, False, TOY._replace(capability=(8, 0))),
     "a cluster": ((1, 8, 32), 1, False, TOY), "slices": ((1, 8, 48), 1, False, OLD),
     "channels last": ((2, 8, 8), 2, True, TOY)}
 
@@ -735,7 +740,7 @@ def performed(
     at = {name: a.ctypes.data for name, a in arrays.items()}
     with logged() as log:
         cuda.forward(plan, at["x"], at["y"], 0, 0, at["mean"], at["rstd"], EPS, 0, 0, at["partial"], cuda.play)
-    names = {v: k for k, v in at.items()}
+    names = {v: k for k, v in at.items()} | ({at["partial"] + plan.table: "table"} if rows else {})
     named = {who: [(kind, names.get(where, where), *rest) for kind, where, *rest in events]
              for who, events in log.items()}
     y = y.reshape(x.shape)
@@ -852,18 +857,21 @@ def story(tier:str)->dict:
     steps = []
     for launch in plan.launches:
         kernel = launch.form.kernel
-        one = Story(launch, log, 0 if kernel == "merge" else N*C*S//4)
-        if kernel != "merge": one.load()
+        one = Story(launch, log, 0 if kernel.startswith("merge") else N*C*S//4)
+        if not kernel.startswith("merge"): one.load()
         if not kernel.startswith("apply"): one.reduce()
         if kernel == "hold":
             M = C*S//num_groups                                   # every thread has read k, an element of its group
             one.values = [mean.ravel()[next(e[2] for e in events if e[0] == "read")//M] for events in one.all]
             one.say("broadcast", "Every thread works out mean and rstd of its group by itself, the same to the last "
                     "bit (shown: the mean).")
-        elif kernel == "merge":
+        elif kernel.startswith("merge"):
             one.results("The first thread of every team writes mean and rstd of its group (shown: the mean).", "reduce",
                         "write", "mean")
-        elif kernel.startswith("apply"):
+        elif kernel == "apply_rows":
+            one.results("Every thread reads from a table what its channels need (shown: the mean of the first).",
+                        "broadcast", "read", "table")
+        elif kernel == "apply":
             one.results("Every thread reads mean and rstd of its group from memory (shown: the mean).", "broadcast",
                         "read", "mean")
         else: one.results("The moments of every part go to memory, for other blocks to read (shown: the mean).",
