@@ -2,8 +2,7 @@
 
 One process; on every layer, dtype, layout, activation and direction all contestants take turns (gn_nb.lab.records).
 POLICY says what each may do, GRID which layers are measured. Writes results/gpu-<card>.json, which chapters 8, 9 and 12
-draw, after every few units of work, and goes on where it was: `--seconds` ends a slice. Prints the goals. No record of
-a card is here until somebody with one has run it.
+draw, after every few units of work, and goes on where it was: `--seconds` ends a slice. Prints the goals.
 """
 import argparse
 import ast
