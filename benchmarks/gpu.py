@@ -532,7 +532,8 @@ def prepare(layers, seconds, workers=None):
         new = [form for form in forms_of(unit, card) if form not in forms]
         forms.update(new)
         jobs += [pool.submit(compile_form, form, card.capability) for form in new]
-        if unit.compiled and unit.bytes < 2**27: jobs.append(pool.submit(compile_graph, unit))  # memory for all
+        if unit.compiled and unit.bytes < 2**27:                 # or the card has no memory for all at once
+            jobs.append(pool.submit(compile_graph, unit))
     done, left = wait(jobs, max(0., until - time.time()))
     failed = Counter(reason(job.exception()) for job in done if job.exception())
     processes = [*(pool._processes or {}).values()]
@@ -625,13 +626,13 @@ def again(seconds):
     os.execv(sys.executable, [sys.executable, *argv, f"--seconds={max(0., seconds):.0f}"])
 
 
-def before_units(record, save, device, contestants, until, only=None):
+def before_units(record, save, device, contestants, until):
     "What stands in the record once: answers of the card, the steps of chapter 8, errors."
     jobs = {"probe": (ask_all if device.kind == "cuda" else dict, {}), "steps": (partial(measure_steps, device), []),
             "errors": (partial(measure_errors, device, contestants, ADVERSARIAL[::1 if device.kind == "cuda" else 4]),
                        ([], []))}
     for name, (job, nothing) in jobs.items():
-        if name not in record["measured"] and time.time() < until and name in (only or jobs):
+        if name not in record["measured"] and time.time() < until:
             try: found, why = job(), []
             except Exception as error:
                 found, why = nothing, [dict(contestant="gn_nb", dtype="", layout="", mode=name, reason=reason(error))]
@@ -677,7 +678,6 @@ def arguments(argv):
     parser.add_argument("--dry-run", action="store_true", help="without a card: does it work? Its times mean nothing")
     parser.add_argument("--table", type=Path, metavar="RECORD", help="print the tables of a record, measure nothing")
     parser.add_argument("--probe", action="store_true", help="ask the card for what is uncertain, and measure nothing")
-    parser.add_argument("--facts", action="store_true", help="ask and check what needs no quiet card, and time nothing")
     parser.add_argument("--prepare", action="store_true", help="compile what a run needs, and measure nothing")
     parser.add_argument("--ask", choices=PROBES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -710,9 +710,6 @@ def main(argv=None):
     path = args.out or RESULTS/f"gpu-{slug(device.name)}.json"
     record, todo = begun(path, device, layers, args.dry_run), units(layers, COLUMNS[:3] if args.dry_run else COLUMNS)
     contestants = [name for name in CONTESTANTS if name not in GPU_PEERS or name in args.peers]
-    if args.facts:
-        before_units(record, partial(write, path), device, contestants, time.time() + args.seconds, ("probe", "errors"))
-        return 0
     slice_of_work(record, partial(write, path), device, todo, contestants, args.seconds, 1 if args.dry_run else ROUNDS)
     left = sum(unit.name not in record["measured"] for unit in todo)
     ill = [row for row in record["absent"] if row["contestant"] == "gn_nb"]

@@ -341,7 +341,7 @@ def streams(place):
 
 @check()
 def side_by_side(place):
-    "Streams whose kernels each need most of the card at once do not wait for each other for ever."
+    "On three streams at once, each time the same bits."
     place.needs_card("a stream")
     shape, G = SHAPES[12]
     given = [draw(place, shape, torch.bfloat16, seed) for seed in (0, 1)]
