@@ -19,9 +19,9 @@ from sphinx.errors import ExtensionError
 TAGS = {"hide": "remove-cell", "default_exp": "remove-cell", "colab": "remove-cell", "echo: false": "remove-input",
         "output: false": "remove-output", "code-fold: true": "hide-input", "eval: false": "skip-execution",
         "cuda": "skip-execution", "figure": "hide-input", "checker": "hide-input", "solution": "hide-cell",
-        "quiz": "hide-input"}
+        "quiz": "hide-input", "verdict": "hide-input"}
 PROMPTS = {"figure": "How the figure is drawn", "checker": "How the answer is checked", "solution": "A solution",
-           "quiz": "How the questions are made"}
+           "quiz": "How the questions are made", "verdict": "How the verdict is reached"}
 VERSIONS = ("numpy", "numba", "torch")
 
 
