@@ -10,7 +10,9 @@ __all__ = [*_public]
 
 
 def __getattr__(name):
-    if name in _public: return getattr(import_module(f".{_public[name]}", __name__), name)
+    if name in _public:
+        globals()[name] = found = getattr(import_module(f".{_public[name]}", __name__), name)     # asked for once
+        return found
     if name in _modules: return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

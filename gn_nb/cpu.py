@@ -1598,14 +1598,16 @@ class Order:
             raise MemoryError("no working memory for a group normalization")
         if _interrupts: _interrupts.clear(); raise KeyboardInterrupt
 
+order = lru_cache(4096)(Order)       # of a plan
+
 def run_forward(plan, x, y, weight, bias, mean, rstd):
     "Forward on arrays at these addresses, in the layout of the plan; 0 for no weight or no bias."
-    Order(plan)(x, y, weight, bias, mean, rstd, 0, 0, 0, 0)
+    order(plan)(x, y, weight, bias, mean, rstd, 0, 0, 0, 0)
 
 def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     "Backward on arrays at these addresses; dx may be 0. Returns sums of dz*xhat and of dz, (slots, C) float64."
     sums = np.zeros((2, plan.slots, plan.fields[1]))
-    Order(plan)(x, 0, weight, bias, mean, rstd, dy, dx, 0, 0, sums=sums.ctypes.data)
+    order(plan)(x, 0, weight, bias, mean, rstd, dy, dx, 0, 0, sums=sums.ctypes.data)
     return sums
 
 # %% ../nbs/07_cpu.ipynb #e629d159

@@ -20,6 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import cpu
 from .cpu import check_activation
@@ -76,10 +80,11 @@ def _stored(weight, bias, dtype):
 def _folded(s, weight, bias, scale, shift, dtype):
     "weight and bias of each sample and channel, (N, C)."
     wide = torch.float64 if dtype is torch.float64 else torch.float32
-    weight, bias, scale, shift = (None if t is None else t.detach().to(wide) for t in (weight, bias, scale, shift))
-    factor = torch.ones((), dtype=wide) if scale is None else 1 + scale
-    b = torch.zeros((), dtype=wide) if bias is None else bias*factor
-    w, b = factor if weight is None else weight*factor, b if shift is None else b + shift
+    weight, bias, scale, shift = (t if t is None else t.detach().to(wide) for t in (weight, bias, scale, shift))
+    one, zero = torch.ones((), dtype=wide), torch.zeros((), dtype=wide)
+    w, b = one if weight is None else weight, zero if bias is None else bias
+    if scale is not None: w, b = torch.addcmul(w, w, scale), b if bias is None else torch.addcmul(b, b, scale)
+    if shift is not None: b = b + shift
     return w.expand(s.N, s.C).contiguous(), b.expand(s.N, s.C).contiguous()
 
 def _address(t): return 0 if t is None else t.data_ptr()
@@ -409,16 +414,20 @@ def _check_out(out, input, others):
 # %% ../nbs/10_torch.ipynb #c7601eb5
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
-def _straight(input):
-    "A tensor for the kernels, in eager mode, and nobody who looks into the call or listens to torch's dispatcher?"
-    return (type(input) in PLAIN_TYPES and input.dtype in DTYPE and (input.is_cpu or for_card(input))
-            and not _looked_into() and not torch._C._len_torch_dispatch_stack()
-            and torch._C._get_tracing_state() is None)
+def _unseen():
+    "Does nobody look into this call, listen to torch's dispatcher or write down what it does?"
+    return not (_looked_into() or _len_torch_dispatch_stack() or _get_tracing_state())
+
+def _straight(input, *others):
+    "A tensor for the kernels, in eager mode, and none that a transform has left behind?"
+    return (not is_compiling() and type(input) in PLAIN_TYPES and input.dtype in DTYPE
+            and (input.is_cpu or for_card(input)) and _unseen()
+            and not any(t is not None and is_functorch_wrapped_tensor(t) for t in (input, *others)))
 
 # %% ../nbs/10_torch.ipynb #1e6ea80a
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way?"
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 def eager_backward(dy, tensors, stats, s, eps, activation, needs):
     "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
@@ -433,7 +442,7 @@ def eager_backward(dy, tensors, stats, s, eps, activation, needs):
 
 def _watched(dy):
     "Is the backward pass itself transformed? vmap over it has a tensor type of its own."
-    return _looked_into() or torch._C._functorch.is_legacy_batchedtensor(dy)
+    return _looked_into() or is_legacy_batchedtensor(dy)
 
 class EagerGroupNorm(torch.autograd.Function):
     "The operator in eager mode."
@@ -459,11 +468,15 @@ class Known:
         self.form, self.parameters, self.call = layout(input), parameters, (s, eps, activation)
         self.prepare(input, s, activation, eps)
 
-    def __call__(self, input, weight, bias):
+    def __call__(self, input, weight, bias, out=None):
         if torch.is_grad_enabled() and (input.requires_grad or (weight is not None and weight.requires_grad)
                                         or (bias is not None and bias.requires_grad)):
-            return KnownGroupNorm.apply(input, weight, bias, self)
-        return self.forward(input, weight, bias)
+            return _record(input, weight, bias, self)
+        return self.forward(input, weight, bias, out=out)
+
+    def takes(self, out, input):
+        "May the kernels write the result of input right into this?"
+        return not torch.is_grad_enabled() and type(out) in PLAIN_TYPES and out.is_cpu and _holds(out, input)
 
     def fits(self, weight, bias):
         "Are the parameters still what they were? Nobody notices an assignment to their .data."
@@ -471,25 +484,28 @@ class Known:
 
     def prepare(self, input, s, activation, eps):
         self.kind = self.form, input.dtype, s, activation, False
-        self.statistics, self.rstd = (2, s.N, s.G), 8*s.N*s.G                              # where rstd is behind mean
+        self.statistics = torch.empty((), dtype=torch.float64).expand(2, s.N, s.G)
+        self.rstd = 8*s.N*s.G                                                              # where it is behind mean
+        self.empty_like = empty_like if input.nbytes >= HUGE else torch.empty_like
         self.order = cpu.Order(_plan("forward", *self.kind, eps, self.parameters is input.dtype))
 
     @cached_property
     def back(self): return cpu.Order(_plan("backward", *self.kind, 0., self.parameters is self.kind[1]))
 
-    def new_statistics(self): return torch.empty(self.statistics, dtype=torch.float64)
+    def new_statistics(self): return torch.empty_like(self.statistics)                     # contiguous
 
-    def forward(self, input, weight, bias, stats=None):
-        "y; the statistics go to `stats`, if any."
-        y, at = empty_like(input), _address(stats)
-        self.order(input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at and at + self.rstd,
-                   0, 0, 0, 0)
+    def forward(self, input, weight, bias, stats=None, out=None):
+        "y, in `out` if given; the statistics go to `stats`, if any."
+        y, mean, rstd = self.empty_like(input) if out is None else out, 0, 0
+        if stats is not None: mean = stats.data_ptr(); rstd = mean + self.rstd
+        self.order(input.data_ptr(), y.data_ptr(), 0 if weight is None else weight.data_ptr(),
+                   0 if bias is None else bias.data_ptr(), mean, rstd, 0, 0, 0, 0)
         return y
 
     def backward(self, dy, input, weight, bias, stats, needs):
         "dx, dweight, dbias, None where not needed."
         dy, mean = dy.contiguous(memory_format=self.form), stats.data_ptr()
-        dx = empty_like(input) if needs[0] else None
+        dx = self.empty_like(input) if needs[0] else None
         dweight = torch.empty_like(weight) if needs[1] else None
         dbias = torch.empty_like(bias) if needs[2] else None
         self.back(input.data_ptr(), 0, _address(weight), _address(bias), mean, mean + self.rstd, dy.data_ptr(),
@@ -504,9 +520,10 @@ class KnownOnCard(Known):
         parameter = DTYPE[self.dtype if self.parameters is self.dtype else _wide(self.dtype)]
         self.kind = not input.is_contiguous(), DTYPE[self.dtype], parameter, "", activation, s
         self.plan = self.kernels.plan("forward", *self.kind, True, self.card)
-        self.statistics, self.rstd = (3, s.N, s.G), 2*s.N*s.G*_wide(self.dtype).itemsize
+        wide = _wide(self.dtype)
+        self.statistics, self.rstd = input.new_empty((), dtype=wide).expand(3, s.N, s.G), 2*s.N*s.G*wide.itemsize
 
-    def new_statistics(self): return torch.empty(self.statistics, dtype=_wide(self.dtype), device=self.device)
+    def takes(self, out, input): return False                              # it may begin anywhere
 
     def execute(self, plan, *rest):
         index = self.device.index
@@ -516,7 +533,7 @@ class KnownOnCard(Known):
         work = torch.empty(plan.workspace, dtype=torch.uint8, device=self.device) if plan.workspace else None
         self.kernels.launch(plan, rest, _address(work), self.eps, self.card.capability, stream, index)
 
-    def forward(self, input, weight, bias, stats=None):
+    def forward(self, input, weight, bias, stats=None, out=None):
         y, stats = torch.empty_like(input), self.new_statistics() if stats is None else stats
         mean = stats.data_ptr()
         self.execute(self.plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), 0, 0, mean,
@@ -551,23 +568,30 @@ class KnownGroupNorm(torch.autograd.Function):
             return *eager_backward(dy, tensors, stats, *known.call, (*needs[:3], False, False))[:3], None
         return *known.backward(dy, input, weight, bias, stats, needs[:3]), None
 
+_record = super(torch.autograd.Function, KnownGroupNorm).apply     # there is no transform that Function.apply must ask
+
 # %% ../nbs/10_torch.ipynb #known-key
 def _key(input, num_groups, weight, bias, eps, activation):
-    "All that checks and plan look at, if these are tensors whose memory the kernels can take as it is, else None."
-    dtype = weight.dtype if isinstance(weight, Tensor) else bias.dtype if isinstance(bias, Tensor) else None
-    if dtype not in (None, input.dtype) and (dtype is not torch.float32 or input.dtype is torch.float64): return None
+    "All that checks and plan look at, if it is nothing but plain tensors whose memory the kernels can take, else None."
+    if (is_dynamo_compiling() or type(input) not in PLAIN_TYPES or type(num_groups) is not int or type(eps) is not float
+            or not (activation is None or type(activation) is str) or not _unseen()
+            or is_functorch_wrapped_tensor(input)): return None
+    dtype, cpu = input.dtype, input.is_cpu
+    kind = getattr(bias if weight is None else weight, "dtype", None)
     for t in (weight, bias):
-        if t is not None and not (type(t) in PLAIN_TYPES and t.device == input.device and t.dtype is dtype
-                                  and t.is_contiguous()):
-            return None
-    if input.is_cuda and input.data_ptr() % 16: return None
-    if type(activation) not in (str, type(None)) or type(num_groups) is not int or type(eps) is not float: return None
-    return (input.shape, input.stride(), input.dtype, dtype, num_groups, weight is None or weight.shape,
-            bias is None or bias.shape, eps, activation, torch.get_num_threads(), input.is_cuda and input.device.index)
+        if t is not None and not (
+                type(t) in PLAIN_TYPES and t.dtype is kind and t.is_contiguous() and not is_functorch_wrapped_tensor(t)
+                and (t.is_cpu if cpu else t.device == input.device)): return None
+    if kind not in (None, dtype) and (kind is not torch.float32 or dtype is torch.float64): return None
+    if not cpu and input.data_ptr() % 16: return None
+    return (input.shape, input.is_contiguous() or input.stride(), dtype, kind, num_groups,
+            weight is None or weight.shape, bias is None or bias.shape, eps, activation, torch.get_num_threads(),
+            cpu or input.device)
 
 def _remember(key, input, s, eps, activation):
     "What is known of a checked call from now on; None if its input needs a copy."
     if not input.numel() or not input.is_contiguous(memory_format=layout(input)): return None
+    if input.is_cpu and for_card(input): return None
     if len(_known) >= KNOWN: _known.clear()
     known = (KnownOnCard if input.is_cuda else Known)(input, s, activation, eps, key[3])
     _known[key] = known
@@ -605,18 +629,23 @@ def group_norm(
     out:Tensor=None,      # where to write the result, may be input itself; without gradients only
 )->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
-    key, straight = None, not torch.compiler.is_compiling() and _straight(input)
-    if straight and out is scale is shift is None and (input.is_cuda or not for_card(input)):
+    key = None
+    if scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
-        known = _known.get(key)
-        if known: return known(input, weight, bias)
+        known = key and _known.get(key)
+        if known and (out is None or known.takes(out, input)): return known(input, weight, bias, out)
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
     if out is not None: _check_out(out, input, (weight, bias, scale, shift))
-    known = _remember(key, input, s, float(eps), activation) if key else None
-    if known: return known(input, weight, bias)
+    straight = _straight(input, weight, bias, scale, shift)
+    known = _remember(key, input, s, float(eps), activation) if key and straight else None
+    if known and out is None: return known(input, weight, bias)
     return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight)
 
-def _share(a, b): return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+def _holds(out, input):
+    "Is `out` like input in all but its values, and is it input itself or memory of its own?"
+    return (out.shape == input.shape and out.dtype is input.dtype and out.stride() == input.stride()
+            and (out.data_ptr() == input.data_ptr()
+                 or out.untyped_storage().data_ptr() != input.untyped_storage().data_ptr()))
 
 def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight):
     "The result, once the arguments are known to be good."
@@ -625,11 +654,10 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
         return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation)
     if straight:
         stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
-        there = (out is not None and out.stride() == input.stride() and input.is_contiguous(memory_format=layout(input))
-                 and (out.data_ptr() == input.data_ptr() or not _share(out, input)))
+        there = out is not None and input.is_contiguous(memory_format=layout(input)) and _holds(out, input)
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
     else:
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         args = input, s.G, weight, bias, eps, activation, scale, shift
         if compiling and torch.onnx.is_in_onnx_export(): y = standard(*args)             # what it can translate
         else: y = (plain if not compiling and _looked_into() else forward_op)(*args)[0]

@@ -77,9 +77,10 @@ def test_lazy_names():
 import gn_nb, sys
 print(*dir(gn_nb))
 gn_nb.shapes; gn_nb.testing; print('torch' in sys.modules)
-gn_nb.GroupNorm; print('torch' in sys.modules)""").splitlines()
+gn_nb.GroupNorm; print('torch' in sys.modules)
+del gn_nb.__getattr__; print(gn_nb.GroupNorm.__name__)""").splitlines()
     assert {*gn_nb._public, "reference", "cpu", "__version__"} <= {*out[0].split()}
-    assert out[1:] == ["False", "True"]
+    assert out[1:] == ["False", "True", "GroupNorm"]                               # asked for once, then at hand
     assert gn_nb.GroupNorm is importlib.import_module("gn_nb.layers").GroupNorm
     with pytest.raises(AttributeError, match="'gn_nb' has no attribute 'group_nrom'"): getattr(gn_nb, "group_nrom")  # noqa: B009
     with pytest.raises(ImportError): exec("from gn_nb import group_nrom")

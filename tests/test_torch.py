@@ -289,6 +289,22 @@ def test_export():
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_a_transform_leaves_behind(grad):
+    "A tensor that outlives a transform is a wrapper around one, though its type is Tensor."
+    def kept(t):
+        found = []
+        torch.func.grad(lambda t: (found.append(t), t.sum())[1])(t)
+        return found[0]
+    x, w, b = arguments((2, 4, 3))
+    wanted = group_norm(x, 2, w, b)                                         # from now on a known kind of call
+    with torch.set_grad_enabled(grad):
+        for given in ((kept(x), w, b), (x, kept(w), b), (x, w, kept(b))):
+            for leaf in (w, b): leaf.requires_grad_(grad)
+            assert_close(group_norm(given[0], 2, *given[1:]).detach(), wanted, 1e-12)
+
+
+@pytest.mark.quick
 class TestOut:
     def test_writes_there(self):
         x, w, b = arguments((2, 4, 3, 3))
@@ -300,6 +316,25 @@ class TestOut:
             assert torch.equal(out, wanted) and out.stride() == strides
         assert group_norm(x, 2, w, b, 1e-5, "relu", out=x) is x and torch.equal(x, wanted)             # in place
         with torch.no_grad(): group_norm(x.clone().requires_grad_(), 2, out=torch.empty_like(x))     # none is lost here
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_memory_that_is_shared(self, known):
+        "Results do not depend on which kinds of calls were made before."
+        ops._known.clear()
+        x, w, b = arguments((2, 4, 3, 3))
+        wanted = group_norm(x, 2, w, b) if known else F.group_norm(x, 2, w, b)
+        memory = torch.full((3*x.numel(),), torch.nan, dtype=x.dtype)
+        def place(start): return memory[start:start + x.numel()].view(x.shape)
+        with torch.no_grad():
+            for start in (x.numel(), 0, x.numel() + 4, x.numel() - 4, 2*x.numel()):
+                source, out = place(x.numel()).copy_(x), place(start)
+                assert group_norm(source, 2, w, b, out=out) is out
+                assert_close(out, wanted, 1e-12)
+            for out in (torch.full_like(x, torch.nan), x):
+                assert_close(group_norm(x, 2, w, b, out=out), wanted, 1e-12)
+            must_raise(ValueError, "input's shape", group_norm, x, 2, w, b, out=torch.empty_like(x)[:1])
+            must_raise(TypeError, "out must be a torch.Tensor", group_norm, x, 2, w, b, out=x.numpy())
+            must_raise(ValueError, "device of input", group_norm, x, 2, w, b, out=torch.empty_like(x, device="meta"))
 
     @pytest.mark.parametrize("error, words, out", [
         (ValueError, "input's shape (2, 4, 3) and dtype torch.float64, got (2, 4)", torch.ones(2, 4).double()),
