@@ -249,6 +249,17 @@ def load_some(typingctx, p, address, index, count, fill):
                               _spread(context, builder, args[4], fill, p.lanes))
     return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
 
+@intrinsic
+def load_last(typingctx, p, address, stop, count, fill):
+    "The `count` elements before `stop` in the last lanes, the others `fill`; reads a whole register before `stop`."
+    element, n = STORED[p.dtype], p.lanes.count
+    def codegen(context, builder, sig, args):
+        at = _at(builder, args[1], builder.sub(args[2], LONG(n)), element, ir.VectorType(element, n))
+        v = _widen(builder, p.dtype, builder.load(at, align=SIZE[p.dtype]), p.apart)
+        return builder.select(_below(builder, builder.sub(LONG(n), args[3]), n, p.apart),
+                              _spread(context, builder, args[4], fill, p.lanes), v)
+    return p.lanes(p, types.int64, types.int64, types.int64, fill), codegen
+
 # %% ../nbs/07_cpu.ipynb #e8518098
 def _store(streams):
     @intrinsic
@@ -397,6 +408,12 @@ def put_part(p, address, i, v, count):
 def some(p, address, i, count, rest):
     "`count` lanes from memory, which is the whole register as a rule; the others, if any, `rest`."
     return load(p, address, i) if count >= width(p) else part(p, address, i, count, rest)
+
+@inside()
+def end_of(p, address, start, stop, count, rest):
+    "The last `count` elements of [start, stop), fewer than a register has, in lanes of any place; the others `rest`."
+    if stop - start >= width(p): return load_last(p, address, stop, count, rest)
+    return part(p, address, stop - count, count, rest)
 
 @inside()
 def put_some(p, address, i, v, count):
@@ -555,10 +572,13 @@ def sums(p, x, start, stop, shift):
             s0 += a; s1 += b; s2 += c; s3 += d
             q0 += a*a; q1 += b*b; q2 += c*c; q3 += d*d
             i += 4*L
-        while i < end:
-            a = some(p, x, i, end - i, shift) - k
+        while i + L <= end:
+            a = load(p, x, i) - k
             s0 += a; q0 += a*a
             i += L
+        if i < end:
+            a = end_of(p, x, start, end, end - i, shift) - k
+            s1 += a; q1 += a*a
         s += total((s0 + s1) + (s2 + s3)); q += total((q0 + q1) + (q2 + q3))
         start = end
     return s, q
@@ -656,13 +676,18 @@ def apply_run(p, i, stop, hi, a, b, streams):
         while i + L <= stop:
             stream(p, y, i, activate(p, (load(p, x, i) - h)*a + b))
             i += L
+    if stop - i < L:
+        if i < stop: put_part(p, y, i, activate(p, (part(p, x, i, stop - i, hi) - h)*a + b), stop - i)
+        return
+    last = load(p, x, stop - L)                                                 # before y, which may be x, is written
     while i + 2*L <= stop:
         u, v = load(p, x, i), load(p, x, i + L)
         store(p, y, i, activate(p, (u - h)*a + b)); store(p, y, i + L, activate(p, (v - h)*a + b))
         i += 2*L
-    while i < stop:
-        put_some(p, y, i, activate(p, (some(p, x, i, stop - i, hi) - h)*a + b), stop - i)
+    if i + L <= stop:
+        store(p, y, i, activate(p, (load(p, x, i) - h)*a + b))
         i += L
+    if i < stop: store(p, y, stop - L, activate(p, (last - h)*a + b))
 
 @plainly()
 def apply(p, at, start, stop, mean, r):
@@ -919,7 +944,7 @@ def forward_rows(p, t):
 @plainly()
 def run_sums(p, i, stop, h, a, b):
     "Sums of dz and of dz*(x - h) over elements [i, stop) of one channel, in lanes."
-    x, dy, L = p.x, p.dy, width(p)
+    x, dy, L, start = p.x, p.dy, width(p), i
     s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = lanes(p, 0.)
     while i + 4*L <= stop:
         x0, x1 = load(p, x, i) - h, load(p, x, i + L) - h
@@ -929,11 +954,15 @@ def run_sums(p, i, stop, h, a, b):
         s0 += z0; s1 += z1; s2 += z2; s3 += z3
         q0 += z0*x0; q1 += z1*x1; q2 += z2*x2; q3 += z3*x3
         i += 4*L
-    while i < stop:
-        x0 = some(p, x, i, stop - i, h) - h
-        z0 = some(p, dy, i, stop - i, 0.)*slope(p, x0*a + b)
+    while i + L <= stop:
+        x0 = load(p, x, i) - h
+        z0 = load(p, dy, i)*slope(p, x0*a + b)
         s0 += z0; q0 += z0*x0
         i += L
+    if i < stop:
+        x1 = end_of(p, x, start, stop, stop - i, h) - h
+        z1 = end_of(p, dy, start, stop, stop - i, 0.)*slope(p, x1*a + b)
+        s1 += z1; q1 += z1*x1
     return (s0 + s1) + (s2 + s3), (q0 + q1) + (q2 + q3)
 
 @plainly()
@@ -960,9 +989,15 @@ def gradient_run(p, i, stop, hi, a, b, f, e):
             v = load(p, x, i) - h
             stream(p, dx, i, load(p, dy, i)*slope(p, v*a + b)*a + (v*f + e))
             i += L
+    if stop - i < L:
+        if i < stop:
+            v = part(p, x, i, stop - i, hi) - h
+            put_part(p, dx, i, part(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
+        return
     while i < stop:
-        v = some(p, x, i, stop - i, hi) - h
-        put_some(p, dx, i, some(p, dy, i, stop - i, 0.)*slope(p, v*a + b)*a + (v*f + e), stop - i)
+        i = min(i, stop - L)                                                    # the last register overlaps
+        v = load(p, x, i) - h
+        store(p, dx, i, load(p, dy, i)*slope(p, v*a + b)*a + (v*f + e))
         i += L
 
 # %% ../nbs/07_cpu.ipynb #081f7796
@@ -1424,6 +1459,7 @@ UNIT_RUN, UNIT_ROWS = 1 << 14, 1 << 16     # elements of a unit
 GRAIN = 1 << 14                            # elements that make one more thread worth waking
 NEAR = 1 << 20                             # bytes of a sample that stay in a core's own cache
 SHORT = 1 << 4                             # elements of a channel that is not worth a loop of its own
+ODD = 40                                   # the same in backward, if they do not fill registers
 STREAM = 1 << 24                           # bytes of an output that would push everything else out of the cache
 NARROW = 1 << 8                            # bytes of a row up to which four are done at a time
 FEW = 1 << 12                              # bytes of groups whose sums are taken before their results are written
@@ -1469,7 +1505,7 @@ def _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks):
 def _length(verb, dtype, D, S):
     "Which kernel of a verb channels of S elements get; how many samples there are has no say."
     rest, middle = S%Lanes("float64" if dtype == "float64" else "float32").count, verb == "backward" and D <= WIDE
-    most = 4*SHORT if middle and rest else SHORT                     # a loop for each channel would end in a mask
+    most = ODD if middle and rest else SHORT
     if S == 1 or (S <= most and D*S <= 4*UNIT_RUN): return "short"
     return "middle" if middle and S <= MIDDLE else "runs"
 
@@ -1598,16 +1634,16 @@ class Order:
             raise MemoryError("no working memory for a group normalization")
         if _interrupts: _interrupts.clear(); raise KeyboardInterrupt
 
-order = lru_cache(4096)(Order)       # of a plan
+order_of = lru_cache(4096)(Order)    # a plan
 
 def run_forward(plan, x, y, weight, bias, mean, rstd):
     "Forward on arrays at these addresses, in the layout of the plan; 0 for no weight or no bias."
-    order(plan)(x, y, weight, bias, mean, rstd, 0, 0, 0, 0)
+    order_of(plan)(x, y, weight, bias, mean, rstd, 0, 0, 0, 0)
 
 def run_backward(plan, dy, x, mean, rstd, weight, bias, dx):
     "Backward on arrays at these addresses; dx may be 0. Returns sums of dz*xhat and of dz, (slots, C) float64."
     sums = np.zeros((2, plan.slots, plan.fields[1]))
-    order(plan)(x, 0, weight, bias, mean, rstd, dy, dx, 0, 0, sums=sums.ctypes.data)
+    order_of(plan)(x, 0, weight, bias, mean, rstd, dy, dx, 0, 0, sums=sums.ctypes.data)
     return sums
 
 # %% ../nbs/07_cpu.ipynb #e629d159
