@@ -106,7 +106,9 @@ class _BlockFields(AttributeTemplate):
 @lower_getattr_generic(Block)
 def _field(context, builder, typ, value, name):
     at = builder.gep(value, [LONG(typ.fields.index(name))])
-    return builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
+    out = builder.load(builder.bitcast(at, DOUBLE.as_pointer()) if name == "eps" else at)
+    out.set_metadata("invariant.load", builder.module.add_metadata([]))              # no kernel writes to its fields
+    return out
 
 # %% ../nbs/07_cpu.ipynb #3108399d
 def _splat(builder, value, n):

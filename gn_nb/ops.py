@@ -480,7 +480,9 @@ class Known:
 
     def fits(self, weight, bias):
         "Are the parameters still what they were? Nobody notices an assignment to their .data."
-        return all(t is None or (t.dtype is self.parameters and t.is_contiguous()) for t in (weight, bias))
+        kind = self.parameters
+        return ((weight is None or (weight.dtype is kind and weight.is_contiguous()))
+                and (bias is None or (bias.dtype is kind and bias.is_contiguous())))
 
     def prepare(self, input, s, activation, eps):
         self.kind = self.form, input.dtype, s, activation, False
@@ -547,26 +549,25 @@ class KnownOnCard(Known):
         plan = self.kernels.plan("backward", *self.kind, dy.data_ptr() % 16 == 0, self.card, needs[0])
         self.execute(plan, input.data_ptr(), 0, _address(weight), _address(bias), 0, 0, mean, mean + self.rstd,
                      dy.data_ptr(), _address(dx), *(t.data_ptr() for t in sums), 0, 0)
-        return dx, *(t if need else None for t, need in zip(sums, needs[1:]))
+        return dx, *(t if need else None for t, need in zip(sums, needs[1:3]))
 
 # %% ../nbs/10_torch.ipynb #known-grad
 class KnownGroupNorm(torch.autograd.Function):
     "The operator in eager mode, for a call of a known kind."
     @staticmethod
     def forward(ctx, input, weight, bias, known):
-        stats = known.new_statistics()
-        ctx.known = known
-        ctx.save_for_backward(input, weight, bias, stats)
-        return known.forward(input, weight, bias, stats)
+        ctx.known, ctx.stats = known, known.new_statistics()
+        ctx.save_for_backward(input, weight, bias)
+        return known.forward(input, weight, bias, ctx.stats)
 
     @staticmethod
     def backward(ctx, dy):
-        input, weight, bias, stats = ctx.saved_tensors
+        input, weight, bias = ctx.saved_tensors
         known, needs = ctx.known, ctx.needs_input_grad
         if torch.is_grad_enabled() or _watched(dy) or not known.fits(weight, bias):
             tensors = input, weight, bias, None, None
-            return *eager_backward(dy, tensors, stats, *known.call, (*needs[:3], False, False))[:3], None
-        return *known.backward(dy, input, weight, bias, stats, needs[:3]), None
+            return *eager_backward(dy, tensors, ctx.stats, *known.call, (*needs[:3], False, False))[:3], None
+        return *known.backward(dy, input, weight, bias, ctx.stats, needs), None
 
 _record = super(torch.autograd.Function, KnownGroupNorm).apply     # there is no transform that Function.apply must ask
 
