@@ -159,8 +159,8 @@ def test_channels_of_middle_length(shape, G, dtype): check_runs(shape, G, dtype,
 
 @pytest.mark.parametrize(("D", "S", "length"), [
     (4, 16, "short"), (4, 17, "short"), (4, 40, "short"), (4, 41, "middle"), (4, 32, "middle"), (162, 40, "short"),
-    (162, 49, "middle"), (163, 40, "runs"), (163, 16, "short"), (162, 1024, "middle"), (163, 1024, "runs"), (4, 1025, "runs"),
-    (8192, 8, "short"), (8193, 8, "runs"), (10**5, 1, "short")])
+    (162, 49, "middle"), (163, 40, "runs"), (163, 16, "short"), (162, 1024, "middle"), (163, 1024, "runs"),
+    (4, 1025, "runs"), (8192, 8, "short"), (8193, 8, "runs"), (10**5, 1, "short")])
 def test_which_kernel_channels_get(D, S, length):
     assert cpu._length("backward", "float32", D, S) == length
     assert cpu._length("forward", "float32", D, S) == (length if S <= 16 else "runs")

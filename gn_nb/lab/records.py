@@ -16,6 +16,7 @@ import gc
 import html
 import json
 import math
+import re
 import time
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -349,7 +350,10 @@ class Table:
         return "\n".join("  ".join(v.ljust(w) for v, w in zip(line, widths)).rstrip() for line in lines)
 
     def _repr_html_(self):
-        def line(tag, values): return f"<tr>{''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in values)}</tr>"
+        def cell(tag, v):
+            style = ' style="white-space:nowrap"' if re.fullmatch(r"[-+±–.,%\d\[\] ]+", v) else ""     # numbers in line
+            return f"<{tag}{style}>{html.escape(v)}</{tag}>"
+        def line(tag, values): return f"<tr>{''.join(cell(tag, v) for v in values)}</tr>"
         body = "".join(line("td", row) for row in self.rows)
         return (f'<div style="overflow-x:auto"><table class="table"><thead>{line("th", self.head)}</thead>'
                 f"<tbody>{body}</tbody></table></div>")
