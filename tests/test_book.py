@@ -102,6 +102,7 @@ def test_problems_count_once_and_an_empty_site_is_one(site, tmp_path):
     ("x", ["figure"], "x", ["figure", "hide-input"]),
     ("x", ["solution"], "x", ["solution", "hide-cell"]),
     ("x", ["checker"], "x", ["checker", "hide-input"]),
+    ("#| export\nx", ["verdict"], "x", ["verdict", "hide-input"]),
     ("x", ["colab"], "x", ["colab", "remove-cell"]),
     ("#| hide\nx", ["mine"], "x", ["mine", "remove-cell"])])
 def test_directives_become_tags(source, tags, seen, wanted):
@@ -189,7 +190,8 @@ class TestBuiltBook:
             cards or not re.search(r"gpu_records|if not cards", "".join(c["source"])))]
         if name != "90_figures": assert len(figures) >= len(drawn)
         assert all(f.svg and f.figcaption.get_text(strip=True) for f in figures)
-        assert len(article.select("div.cell.tag_solution details")) == sum("solution" in tags for tags in cells)
+        for tag in ("solution", "verdict"):
+            assert len(article.select(f"div.cell.tag_{tag} details")) == sum(tag in tags for tags in cells)
         assert "google.colab" not in unescape(str(article))                    # the Colab cell is for Colab
 
     def test_equations_glossary_and_questions(self, pages):
