@@ -1636,7 +1636,7 @@ class Order:
             raise MemoryError("no working memory for a group normalization")
         if _interrupts: _interrupts.clear(); raise KeyboardInterrupt
 
-order_of = lru_cache(4096)(Order)    # a plan
+order_of = lru_cache(4096)(Order)    # a plan, for callers that keep no order
 
 def run_forward(plan, x, y, weight, bias, mean, rstd):
     "Forward on arrays at these addresses, in the layout of the plan; 0 for no weight or no bias."

@@ -416,7 +416,7 @@ PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def _unseen():
     "Does nobody look into this call, listen to torch's dispatcher or write down what it does?"
-    return not (_looked_into() or _len_torch_dispatch_stack() or _get_tracing_state())
+    return not (_looked_into() or _len_torch_dispatch_stack() or _get_tracing_state() is not None)
 
 def _straight(input, *others):
     "A tensor for the kernels, in eager mode, and none that a transform has left behind?"
@@ -569,7 +569,7 @@ class KnownGroupNorm(torch.autograd.Function):
             return *eager_backward(dy, tensors, ctx.stats, *known.call, (*needs[:3], False, False))[:3], None
         return *known.backward(dy, input, weight, bias, ctx.stats, needs), None
 
-_record = super(torch.autograd.Function, KnownGroupNorm).apply     # there is no transform that Function.apply must ask
+_record = super(torch.autograd.Function, KnownGroupNorm).apply     # Function.apply looks for transforms: there are none
 
 # %% ../nbs/10_torch.ipynb #known-key
 def _key(input, num_groups, weight, bias, eps, activation):
@@ -584,7 +584,7 @@ def _key(input, num_groups, weight, bias, eps, activation):
                 type(t) in PLAIN_TYPES and t.dtype is kind and t.is_contiguous() and not is_functorch_wrapped_tensor(t)
                 and (t.is_cpu if cpu else t.device == input.device)): return None
     if kind not in (None, dtype) and (kind is not torch.float32 or dtype is torch.float64): return None
-    if not cpu and input.data_ptr() % 16: return None
+    if not cpu and (not input.is_cuda or input.data_ptr() % 16): return None
     return (input.shape, input.is_contiguous() or input.stride(), dtype, kind, num_groups,
             weight is None or weight.shape, bias is None or bias.shape, eps, activation, torch.get_num_threads(),
             cpu or input.device)

@@ -17,6 +17,7 @@ ACTIVATIONS = {None: lambda z: z, "relu": F.relu, "silu": F.silu, "gelu": F.gelu
 def simulated(monkeypatch):
     "Every tensor of a dtype that the kernels know lies on the simulated card."
     monkeypatch.setattr(ops, "card_kernels", lambda: cuda)
+    monkeypatch.setattr(ops, "_known", {})                               # other tests have met these shapes on the CPU
     monkeypatch.setattr(ops, "for_card", lambda input: input.dtype in ops.DTYPE)
     monkeypatch.setattr(ops, "on_card", lambda device: (CARD, cuda.play))
     monkeypatch.setattr(ops.cpu.Order, "__call__", None)                 # nobody falls back to the CPU unseen
