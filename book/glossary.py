@@ -9,7 +9,7 @@ TERM = re.compile(r"^(\S.*)\n((?:  .*\n?|\n)+)", re.M)         # a line, and the
 KEEP = re.compile(r"```.*?```|~~~.*?~~~|\$\$.*?\$\$(?: \([\w-]+\))?|\{[\w:]+\}`[^`]*`|`[^`]*`|\$[^$]+\$|"
                   r"!?\[[^\]]*\]\([^)]*\)|<[^>]*>|^#[^\n]*|^\|[^\n]*|^>[^\n]*", re.S | re.M)
 OPENING = "**After this chapter you can**"
-OTHERWISE = re.compile(r"^\| \$([^$]+)\$ \| (.+) \|$", re.M)         # | $b$ | 0, 6: the second of two numbers; 90: blue |
+OTHERWISE = re.compile(r"^\| \$([^$]+)\$ \| (.+) \|$", re.M)         # | $b$ | 0, 6: the second number; 90: blue |
 GREEK = ("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega "
          "Gamma Delta Theta Lambda Phi Psi Sigma Omega").split()
 LETTER = re.compile(rf"[A-Za-z]|\\(?:{'|'.join(GREEK)})|\\math\w+<\w>")
@@ -21,13 +21,14 @@ class Term(NamedTuple):
     meaning: str    # Markdown
     symbols: tuple  # LaTeX, each as tokens; empty for a word
     otherwise: frozenset = frozenset()      # numbers of the chapters in which the letter means something else
+    apart: tuple = ()                       # symbols of other entries that begin with it, as m_c with m
 
 
 def tokens(formula):
     "LaTeX as a list: commands, letters and signs; text inside a formula is no symbol."
-    formula = re.sub(r"_\{?\\(?:text|mathrm)\{(\w+)\}\}?", r"_<\1>", formula)
+    formula = re.sub(r"_(\{)?\\(?:text|mathrm)\{(\w+)\}(?(1)\})", r"_<\2>", formula)
     formula = re.sub(r"\\(?:text|operatorname|mathrm|begin|end)\*?\{[^}]*\}", " ", formula)
-    formula = re.sub(r"\\math(cal|bb|bf)\s*\{?(\w|\\?\d)\}?", r"\\math\1<\2>", formula)
+    formula = re.sub(r"\\math(cal|bb|bf)\s*(\{)?(\w|\\?\d)(?(2)\})", r"\\math\1<\3>", formula)
     return re.findall(r"\\math\w+<\w>|_<\w+>|\\[A-Za-z]+|\S", formula)
 
 
@@ -39,9 +40,10 @@ def terms(text):
             meaning = " ".join(m[2].split())
             written = re.match(r"\$([^$]+)\$(?: or \$([^$]+)\$)?,", meaning)
             symbols = tuple(tuple(tokens(w)) for w in written.groups() if w) if written else ()
-            found.append(Term(m[1], meaning, symbols, frozenset(elsewhere.get(symbols[0][0], ())) if symbols else
-                              frozenset()))
-    return found
+            other = elsewhere.get("".join(symbols[0]), ()) if symbols else ()
+            found.append(Term(m[1], meaning, symbols, frozenset(other)))
+    every = [symbol for t in found for symbol in t.symbols if len(symbol) > 1]
+    return [t._replace(apart=tuple(s for s in every if s[:1] in t.symbols)) for t in found]
 
 
 def otherwise(text):
@@ -83,13 +85,13 @@ def indices(found):
     return places
 
 
-def holds(formula, symbol):
+def holds(formula, symbol, apart=()):
     """Does the symbol stand in the formula? A Latin letter is another symbol under an accent and with an index, unless
     that only counts samples, channels, positions, values, groups or parts; and no symbol where it is an index."""
     found, n = tokens(formula), len(symbol)
     inside = indices(found)
     for k in range(len(found) - n + 1):
-        if tuple(found[k:k + n]) != symbol: continue
+        if tuple(found[k:k + n]) != symbol or any(tuple(found[k:k + len(s)]) == s for s in apart): continue
         if n > 1 or not symbol[0].isalpha(): return True
         named = not {*index(found, k + 1)} <= {*"ncpikjg',"}
         if not (named or k in inside or (k and found[k - 1] in ACCENTS)): return True
@@ -116,7 +118,7 @@ def plain_parts(source):
     yield source[at:], True
 
 
-def in_formula(term, formula): return any(holds(formula, symbol) for symbol in term.symbols)
+def in_formula(term, formula): return any(holds(formula, s, term.apart) for s in term.symbols)
 
 
 def uses(term, source):
