@@ -81,7 +81,9 @@ def indices(found):
     places = set()
     for k, token in enumerate(found):
         inner = index(found, k)
-        if token == "_" and all(t in ",'" or t.isalpha() for t in inner): places |= {*range(k + 1, k + 3 + len(inner))}
+        if token == "_" and all(t in ",'" or t.isalpha() for t in inner):
+            first = k + 1 + (found[k + 1] == "{")
+            places |= {*range(first, first + len(inner))}
     return places
 
 

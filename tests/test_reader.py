@@ -135,7 +135,8 @@ class TestGlossary:
         (r"\mu_c", r"\mu", True), (r"\hat x_i", r"\hat x", True), (r"S_{\text{eff}}", "S", False),
         (r"S_{\mathrm{eff}}", r"S_{\text{eff}}", True), ("D = C/G", "D", True), (r"D_0", "D", False),
         ("x_{ncp}", "x", True), ("x_i", "x", True), ("L_n", "L", True), ("L_1", "L", False), ("S_w^2", "S", False),
-        (r"\mu_B", "B", False), (r"\mu_{nB}", "B", False), (r"\operatorname{GN}_{G=C}", "C", True),
+        (r"\mu_B", "B", False), (r"\mu_B B", "B", True), ("x_k - K", "K", True), (r"\mu_{nB}", "B", False),
+        (r"\operatorname{GN}_{G=C}", "C", True),
         (r"\text{scale}_{\lfloor c/D \rfloor}", "D", True), (r"\bar m_g", "m", False), ("m_j", "m", True),
         (r"\hat A/b", "A", False), (r"\bar A", r"\bar A", True), ("m_c", "m_c", True), (r"i_N", "N", False)])
     def test_symbols_in_formulas(self, formula, symbol, found):
