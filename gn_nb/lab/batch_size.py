@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'RATES', 'SEEDS', 'MARGIN', 'SWEEPS', 'CIFAR_NAMES', 'NOTHING', 'crossing', 'on_digits', 'method_of',
-           'tuning', 'rate_of', 'clean', 'paper_mode', 'cifar', 'cifar_gpu', 'source', 'cell', 'error_table',
-           'bootstrap', 'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain', 'judge_better',
-           'together', 'paper_slopes', 'said', 'verdicts']
+           'tuning', 'rate_of', 'clean', 'paper_mode', 'equal_updates', 'cifar', 'cifar_gpu', 'source', 'cell',
+           'error_table', 'bootstrap', 'cifar_errors', 'judge_flat', 'judge_same', 'judge_crossing', 'judge_gain',
+           'judge_better', 'together', 'paper_slopes', 'said', 'verdicts']
 
 # %% ../../nbs/20_batch_size.ipynb #639dd1cf
 from functools import partial
@@ -82,6 +82,12 @@ def paper_mode()->list:
     return [on_digits(f"BN, b = {b}" if name == "BN" else name, seed, rates[name]*b/8, batch_size=8*b)
             for seed in SEEDS for b in (16, 8, 4, 2) for name in rates]
 
+def equal_updates()->list:
+    "Paper mode with 224 updates at every b, from 896 images: the larger b, the more epochs."
+    return [on_digits(f"BN, b = {b}" if name == "BN, b = 64" else name, seed, RATES[name]*b/8, batch_size=8*b,
+                      epochs=2*b) | {"data": on_digits(name, seed, 1.)["data"] | {"train": 896}}
+            for seed in SEEDS for b in (16, 8, 4, 2) for name in ("BN, b = 64", "GN", "LN", "IN")]
+
 def cifar(train=8000, test=2000, epochs=3, depth=8, width=8, seeds=5, b=(2, 8, 64), others=("GN",),
           lr=(.1, .3), **more)->list:
     "Clean mode on CIFAR-10; every learning rate for every seed, of which `tuned` takes the best."
@@ -96,8 +102,8 @@ def cifar_gpu()->list:
     return cifar(None, None, 30, 20, 16, 5, (1, 2, 4, 8, 16, 32, 64), ("GN", "GN+WS", "LN", "IN", "none"),
                  (.03, .1, .3), augmented=True)
 
-SWEEPS = {"batch-size-tune": tuning, "batch-size": clean, "batch-size-paper": paper_mode, "batch-size-cifar": cifar,
-          "batch-size-gpu": cifar_gpu}
+SWEEPS = {"batch-size-tune": tuning, "batch-size": clean, "batch-size-paper": paper_mode,
+          "batch-size-updates": equal_updates, "batch-size-cifar": cifar, "batch-size-gpu": cifar_gpu}
 
 # %% ../../nbs/20_batch_size.ipynb #45926e61
 def source(name:str, records:list, planned:int=None)->str:
