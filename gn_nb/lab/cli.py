@@ -82,9 +82,10 @@ def sweep_command(args)->tuple:
     return f"{path}: {ran or 'all recorded; --results DIR runs them again, into another folder'}\n", 0
 
 def sweeps_command(args)->tuple:
-    "Name the sweeps, one a line; a module declares what tunes before what reads it, and that order is kept."
+    "Name the sweeps, one a line, by their first word; of these in the order of their module, which tunes first."
     from gn_nb.lab.sweep import sweeps
-    return "".join(f"{name}\n" for name in sweeps() if args.word in ("", *name.split("-"))), 0
+    names = sorted(sweeps(), key=lambda name: name.split("-")[0])
+    return "".join(f"{name}\n" for name in names if args.word in ("", *name.split("-"))), 0
 
 def report_command(args)->tuple:
     "Show what is recorded."
