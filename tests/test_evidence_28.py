@@ -54,8 +54,8 @@ def test_every_row_leads_to_a_section_that_shows_something(chapter):
         section, shows = None, {}
         for cell in cells(name):
             if cell.cell_type == "code": shows[section] = shows.get(section, 0) + 1
-            elif heading := re.match(r"#+ (.+)", cell.source):
-                section = re.sub(r"\W+", "-", heading[1].lower()).strip("-")
+            elif headings := re.findall(r"^#+ (.+)", cell.source, re.M):
+                section = re.sub(r"\W+", "-", headings[-1].lower()).strip("-")
         assert shows.get(anchor, 0) > 0, row[-1].address
 
 
