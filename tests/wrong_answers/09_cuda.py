@@ -53,7 +53,7 @@ WRONG = {
         "    p.y[block(), thread()] = p.x[block()].mean()",
         "def all_mean(p):\n"                                                               # the same, one by one
         "    p.y[block(), thread()] = sum(p.x[block(), t] for t in range(p.threads))/p.threads",
-        "def all_mean(p):\n"                                                               # by the memory of the results
+        "def all_mean(p):\n"                                                               # by way of the results
         "    p.y[block(), thread()] = p.x[block(), thread()]\n"
         "    barrier()\n"
         "    mean = p.y[block()].mean()\n"
