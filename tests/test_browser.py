@@ -171,7 +171,7 @@ def walk(page):
     "Click a cell of every grid, then go by the arrow keys: the focus, the mark and the text go along."
     for figure in page.query_selector_all(".gn-interactive:has([role=gridcell])"):
         name, cells = figure.get_attribute("data-figure"), figure.query_selector_all("[role=gridcell]")
-        def chosen():
+        def chosen(figure=figure, name=name):
             mark, = figure.query_selector_all("[aria-selected=true]")
             assert mark.get_attribute("tabindex") == "0" and mark.query_selector(".gn-ring"), name
             return mark.get_attribute("data-at")
@@ -251,8 +251,8 @@ def test_a_missing_page_says_so_at_any_depth(tabs, site):
 
 
 def test_the_front_page_is_there_in_a_second(browser):
-    """From the disk, with nothing in the browser's cache: the page's own work, and what the clock says. The best of five:
-    the machine may have something else to do."""
+    """From the disk, with nothing in the browser's cache: the page's own work, and the time by the clock. The best of
+    five, for the machine may have something else to do."""
     work, clock = [], []
     for _ in range(5):
         tab = Tab(browser)
@@ -300,9 +300,9 @@ def test_the_tab_key_goes_through_the_page_in_its_order(tabs, site, width):
     assert page.evaluate("document.activeElement.closest('main') !== null")
 
 
-# what the tab key should stop at within an element, in the order of the page: of radio buttons the chosen one, or the first
+# what the tab key should stop at within an element, in the order of the page; of radio buttons the chosen, or the first
 STOPS = """root => [...root.querySelectorAll("input, button, summary, a[href], [tabindex='0']")].filter(e => {
-  const same = e.type === "radio" ? [...root.querySelectorAll("input[type=radio]")].filter(o => o.name === e.name) : [e];
+  const same = e.type === "radio" ? [...root.querySelectorAll("input")].filter(o => o.name === e.name) : [e];
   return e.checkVisibility() && !e.disabled && e === (same.find(o => o.checked) || same[0]);
 }).map(e => (e.dataset.stop = e.name || e.dataset.at || e.textContent))"""
 # where the focus is; whether it is in the window and shows: by the text of a pill, by the ring of a cell, by an outline
