@@ -234,6 +234,16 @@ def test_page(tabs, site, name):
     assert 1e4 < weight < HEAVY, f"{weight} bytes"
 
 
+def test_links_below_the_pointer_can_be_read(tabs, site):
+    tab = tabs[1280]
+    page = tab.open(site + "nbs/03_group_normalization.html")
+    page.set_viewport_size({"width": 1280, "height": WIDTHS[1280]})
+    for place in (".bd-sidebar-primary .bd-links a", "article p a:not(.headerlink)", ".bd-sidebar-secondary a"):
+        page.evaluate("scrollTo(0, 0)")
+        page.locator(f"{place} >> visible=true").nth(1).hover()
+        assert [*tab.problems((1280, "light"), (1280, "dark"))] == [], place
+
+
 def test_the_root_leads_to_the_front_page(tabs, site):
     tab = tabs[1280]
     tab.page.goto(site)

@@ -136,7 +136,7 @@ def too_wide(x, y):
 @pytest.mark.parametrize("kernel, error, words", [
     (before, IndexError, r"thread 0 of block 0: x\[-1\], and x has 16 numbers"),
     (beyond, IndexError, r"x\[16\]"), (handed_on, RuntimeError, r"both use shared\[\d\], one of them to write"),
-    (half_waits, RuntimeError, "not all threads come to the barrier"), (too_wide, ValueError, "the warp has 8 threads")])
+    (half_waits, RuntimeError, "not all threads come to the barrier"), (too_wide, ValueError, "warp has 8 threads")])
 def test_the_toy_card_is_strict(kernel, error, words):
     with pytest.raises(error, match=words): Toy(kernel)(2, 8, np.arange(16.), np.zeros(16))
 
