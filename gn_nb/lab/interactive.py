@@ -1181,8 +1181,8 @@ def kernel_view(
         "kernel", KERNEL, config, controls, first.draw(), first.text(),
         "A tensor and who works on it: a box is 16 bytes, the number in it the thread that holds them. Go through the "
         "steps and look at how the sums travel: by shuffles within a warp, through shared memory within a block, "
-        "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice; and "
-        "that a pool, where the card copies the slices into shared memory, reads it once. "
+        "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice; a "
+        "pool, whose slices the card copies into shared memory, reads it once. "
         "(A toy card with warps of 8 threads and two multiprocessors; the planner and the kernels are the real ones.)",
         "Boxes of four elements, coloured by the warp that holds them, and the threads of each block with their "
         f"numbers. {first.text()}")
