@@ -15,7 +15,8 @@ TO_XML = r"""html => {
     const math = new DOMParser().parseFromString(MathJax.tex2mml(tex, {display}), "text/html").body.firstElementChild;
     e.replaceChildren(...(number ? [number] : []), math);
   }
-  const gone = "script, form, button, .gn-live, .headerlink, div.cell:not(.tag_solution) details.hide";
+  const gone = "script, form, button, .gn-live, .gn-quiz :is(input, [aria-live], [hidden]), .headerlink, "
+    + "div.cell:not(.tag_solution) details.hide";
   for (const e of body.querySelectorAll(gone)) e.remove();
   for (const e of body.querySelectorAll("details")) e.open = true;
   return [...body.childNodes].map(e => new XMLSerializer().serializeToString(e)).join("");

@@ -25,13 +25,16 @@ def epub():
     return None if sphinx("-q", "--builder", "custom", "--custom-builder", "epub") else EPUB
 
 
-def pdf():
-    "The one page as the browser prints it. Its path, or None if the build failed."
+def pdf(
+    source=None,  # path of a page; by default the whole book on one
+    to=PDF,
+):
+    "A page as the browser prints it. Its path, or None if the build failed."
     from playwright.sync_api import sync_playwright
     if not chromium(): sys.exit(f"a PDF is printed by a browser, and there is {MISSING}")
-    source = onepage()
+    source = source or onepage()
     if not source: return None
-    PDF.parent.mkdir(exist_ok=True)
+    to.parent.mkdir(exist_ok=True)
     foot = '<div style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></div>'
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium())
@@ -39,10 +42,10 @@ def pdf():
         page.set_default_timeout(600_000)
         page.goto(source.as_uri(), wait_until="load")
         page.evaluate("() => window.MathJax?.startup?.promise")
-        page.pdf(path=PDF, format="A4", outline=True, tagged=True, display_header_footer=True, footer_template=foot,
+        page.pdf(path=to, format="A4", outline=True, tagged=True, display_header_footer=True, footer_template=foot,
                  header_template="<i></i>", margin=dict(top="18mm", bottom="18mm", left="16mm", right="16mm"))
         browser.close()
-    return PDF
+    return to
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = texts.nextNode());) {
     let e = node.parentElement;
-    if (!node.data.trim() || e.closest("script, style, noscript, template, title, desc, mjx-assistive-mml, :disabled, #pst-back-to-top")) continue;
+    if (!node.data.trim() || e.closest("script, style, noscript, template, title, desc, mjx-assistive-mml, :disabled, [aria-disabled=true], #pst-back-to-top")) continue;
     if (judged.has(e)) continue;
     judged.add(e);
     if (!seen(e)) continue;

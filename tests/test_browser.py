@@ -126,33 +126,85 @@ def unfold(page):
         assert unfolded, f"a fold stays closed: {summary.inner_text()}"
 
 
+def state(figure):
+    "What a figure shows and says: its picture, and the text below; not the numbers beside its own controls."
+    return figure.query_selector(".gn-stage").inner_html(), figure.query_selector("[aria-live]").inner_text()
+
+
 def slide(page):
-    "Move every slider with an arrow key: its number must change, and by one of them what the figure says."
+    "Move every slider with an arrow key: the picture or the text must change, and not its own number alone."
     for figure in page.query_selector_all(".gn-interactive"):
-        name, live = figure.get_attribute("data-figure"), figure.query_selector("[aria-live]")
-        sliders = figure.query_selector_all("input[type=range]:enabled")
-        assert name and live and sliders, f"{name}: an interactive figure needs a name, sliders and a text"
-        spoken = {live.inner_text()}
+        name, sliders = figure.get_attribute("data-figure"), figure.query_selector_all("input[type=range]:enabled")
+        assert name and sliders, "an interactive figure needs a name and sliders"
         for slider in sliders:
-            shown = figure.inner_text()
+            before, shown = state(figure), figure.query_selector_all(".gn-value")
+            number = [v.inner_text() for v in shown]
             slider.focus()
             page.keyboard.press("ArrowLeft" if slider.evaluate("e => e.value === e.max") else "ArrowRight")
-            assert figure.inner_text() != shown, f"{name}: {slider.get_attribute('name')} moved, and nothing changed"
-            spoken.add(live.inner_text())
-        assert len(spoken) > 1 and all(spoken), f"{name} says nothing, or always the same"
+            moved = f"{name}: {slider.get_attribute('name')} moved"
+            assert [v.inner_text() for v in shown] != number, f"{moved}, and its number stayed"
+            assert state(figure) != before and state(figure)[1], f"{moved}, and the figure stayed"
+
+
+def press(page):
+    "Choose every pill, and go a step on and back: what the figure shows or says must follow."
+    for figure in page.query_selector_all(".gn-interactive"):
+        name = figure.get_attribute("data-figure")
+        for pill in figure.query_selector_all("input[type=radio]:not(:checked)"):
+            before = state(figure)
+            pill.evaluate("e => e.closest('label').scrollIntoView({block: 'center'})")
+            pill.check()
+            assert pill.is_checked() and state(figure) != before, f"{name}: {pill.get_attribute('value')} chosen"
+        buttons = {b.inner_text(): b for b in figure.query_selector_all("button")}
+        if not buttons: continue
+        for _ in range(int(figure.query_selector("input[name=step]").get_attribute("max"))):
+            if buttons["Previous"].get_attribute("aria-disabled") == "false": buttons["Previous"].click()
+        assert buttons["Previous"].get_attribute("aria-disabled") == "true", f"{name}: Previous ends before"
+        first = state(figure)
+        buttons["Previous"].press("Enter")                     # says that it is disabled, so nothing clicks it
+        assert state(figure) == first, f"{name}: there is nothing before the first step"
+        buttons["Next"].click()
+        assert state(figure)[0] != first[0] and state(figure)[1] != first[1], f"{name}: Next does nothing"
+        buttons["Previous"].click()
+        assert state(figure) == first, f"{name}: Previous does not lead back"
+
+
+def walk(page):
+    "Click a cell of every grid, then go by the arrow keys: the focus, the mark and the text go along."
+    for figure in page.query_selector_all(".gn-interactive:has([role=gridcell])"):
+        name, cells = figure.get_attribute("data-figure"), figure.query_selector_all("[role=gridcell]")
+        def chosen(figure=figure, name=name):
+            mark, = figure.query_selector_all("[aria-selected=true]")
+            assert mark.get_attribute("tabindex") == "0" and mark.query_selector(".gn-ring"), name
+            return mark.get_attribute("data-at")
+        other = next(c for c in cells if c.get_attribute("aria-selected") == "false")
+        at, said = other.get_attribute("data-at"), state(figure)[1]
+        other.click()
+        assert chosen() == at and state(figure)[1] != said, f"{name}: {at} clicked"
+        seen = {at}
+        for key in ("End", "Home", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):
+            said, here = state(figure)[1], chosen()
+            page.keyboard.press(key)
+            focus = page.evaluate("document.activeElement.dataset.at")
+            assert focus == chosen(), f"{name}: the focus stays behind after {key}"
+            assert (state(figure)[1] != said) == (focus != here), f"{name}: {key} moves, and the text does not"
+            seen.add(focus)
+        assert len(seen) > 2, f"{name}: keys do not move the mark"
 
 
 def answer(page):
-    "Choose every answer of every quiz with the keyboard: each must be explained."
+    "Choose every answer of every quiz with the keyboard: the reply is its own reason, and says whether it is right."
     for quiz in page.query_selector_all(".gn-quiz"):
         for question in quiz.query_selector_all("fieldset"):
-            choices = question.query_selector_all("input[type=radio], button")
-            assert len(choices) > 1, question.inner_text()
+            choices, live = question.query_selector_all("input[type=radio]"), question.query_selector("[aria-live]")
+            assert len(choices) > 1 and not live.inner_text(), question.inner_text()
             for choice in choices:
                 choice.focus()
                 page.keyboard.press("Space")
-                live = question.query_selector("[aria-live]") or quiz.query_selector("[aria-live]")
-                assert live and live.inner_text().strip(), f"not explained: {question.inner_text()}"
+                why = choice.evaluate("e => e.closest('label').querySelector('[hidden]').textContent")
+                mark = "Right." if choice.get_attribute("value") == "right" else "Not yet."
+                said = live.evaluate("e => e.textContent")
+                assert said == f"{mark} {why}", f"{question.inner_text()}: {said}"
 
 
 def makers(kind):
@@ -178,10 +230,20 @@ def test_no_page_lacks_what_its_notebook_makes(kind, selector):
 def test_page(tabs, site, name):
     tab = tabs[1280]
     page = tab.open(site + name)
-    for use in (unfold, slide, answer): use(page)
+    for use in (unfold, slide, press, walk, answer): use(page)
     assert [*tab.problems()] == []
     weight = page.evaluate("performance.getEntries().reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)")
     assert 1e4 < weight < HEAVY, f"{weight} bytes"
+
+
+def test_links_below_the_pointer_can_be_read(tabs, site):
+    tab = tabs[1280]
+    page = tab.open(site + "nbs/03_group_normalization.html")
+    page.set_viewport_size({"width": 1280, "height": WIDTHS[1280]})
+    for place in (".bd-sidebar-primary .bd-links a", "article p a:not(.headerlink)", ".bd-sidebar-secondary a"):
+        page.evaluate("scrollTo(0, 0)")
+        page.locator(f"{place} >> visible=true").nth(1).hover()
+        assert [*tab.problems((1280, "light"), (1280, "dark"))] == [], place
 
 
 def test_the_root_leads_to_the_front_page(tabs, site):
@@ -201,14 +263,20 @@ def test_a_missing_page_says_so_at_any_depth(tabs, site):
 
 
 def test_the_front_page_is_there_in_a_second(browser):
-    "From the disk, with nothing in the browser's cache: the page's own work, not what else the machine does meanwhile."
-    tab = Tab(browser)
-    session = tab.context.new_cdp_session(tab.page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    tab.page.goto((SITE/FRONT).as_uri(), wait_until="load")
-    seconds = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
-    tab.context.close()
-    assert tab.noise == [] and .01 < seconds < 1, f"{seconds} s"
+    """From the disk, with nothing in the browser's cache: the page's own work, and the time by the clock. The best of
+    five, for the machine may have something else to do."""
+    work, clock = [], []
+    for _ in range(5):
+        tab = Tab(browser)
+        session = tab.context.new_cdp_session(tab.page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        tab.page.goto((SITE/FRONT).as_uri(), wait_until="load")
+        metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+        work.append(metrics["TaskDuration"])
+        clock.append(tab.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventStart")/1000)
+        tab.context.close()
+        assert tab.noise == []
+    assert .01 < min(work) < 1 and .01 < min(clock) < 1, f"{min(work)} s of work, {min(clock)} s by the clock"
 
 
 # what has the focus: where it is, whether it is seen, and whether it looks different from the same without focus
@@ -242,6 +310,40 @@ def test_the_tab_key_goes_through_the_page_in_its_order(tabs, site, width):
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+# what the tab key should stop at within an element, in the order of the page; of radio buttons the chosen, or the first
+STOPS = """root => [...root.querySelectorAll("input, button, summary, a[href], [tabindex='0']")].filter(e => {
+  const same = e.type === "radio" ? [...root.querySelectorAll("input")].filter(o => o.name === e.name) : [e];
+  return e.checkVisibility() && !e.disabled && e === (same.find(o => o.checked) || same[0]);
+}).map(e => (e.dataset.stop = e.name || e.dataset.at || e.textContent))"""
+# where the focus is; whether it is in the window and shows: by the text of a pill, by the ring of a cell, by an outline
+STOP = """() => {
+  const e = document.activeElement, r = e.getBoundingClientRect();
+  const ring = e.querySelector(".gn-ring"), by = e.closest(".gn-pills") ? e.nextElementSibling : e;
+  const shows = ring ? getComputedStyle(ring).strokeDasharray !== "none" : getComputedStyle(by).outlineStyle !== "none";
+  return [e.dataset.stop ?? e.tagName, shows && r.bottom > 0 && r.top < innerHeight];
+}"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name, selector, least", [
+    ("03_group_normalization", ".gn-interactive", 6), ("09_cuda", ".gn-interactive", 6),
+    ("03_group_normalization", ".gn-quiz", 3)])
+def test_the_tab_key_goes_through_figures_and_quizzes(tabs, site, width, name, selector, least):
+    "Every control once, in its order, a grid and a group of radio buttons as one; then it leaves."
+    page = tabs[width].open(f"{site}nbs/{name}.html")
+    page.set_viewport_size({"width": width, "height": WIDTHS[width]})
+    root = page.query_selector(selector)
+    stops, found = root.evaluate(STOPS), []
+    assert len(stops) >= least
+    root.evaluate("e => { e.tabIndex = -1; e.focus(); }")
+    for _ in range(len(stops) + 1):
+        page.keyboard.press("Tab")
+        found.append(page.evaluate(STOP))
+    assert [stop for stop, _ in found[:-1]] == stops
+    assert all(shows for _, shows in found[:-1]), found
+    assert not root.evaluate("e => e.contains(document.activeElement)")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

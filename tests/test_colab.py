@@ -1,6 +1,7 @@
 "Colab: what the package needs is what Colab has, and the first cell of a chapter installs what fits."
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from types import ModuleType
 
 import extension
@@ -8,10 +9,11 @@ import pytest
 import torch
 from colab import LIST, constraints, image, requirements, table
 from IPython.core.interactiveshell import InteractiveShell
+from packaging.requirements import Requirement
 from packaging.version import Version
 from prepare import COLAB_CELL, ON_GPU
 from settings import root, settings
-from test_notebooks import BOOKS
+from test_notebooks import BOOKS, prose
 
 pytestmark = pytest.mark.quick
 
@@ -40,6 +42,22 @@ def test_the_compiler_is_asked_for_with_its_cuda():
         r, = (r for r in requirements(f"cuda{major}") if r.name == "numba-cuda")
         assert r.extras == {f"cu{major}"}
     assert image()["cuda-bindings"].startswith("12.") and image()["torch"].endswith("+cu128")
+
+
+def test_a_card_replaces_two_packages_of_colab_and_chapter_9_says_so():
+    "The exceptions by name: the image's numba-cuda is too old for the kernels, its cuda-core for the newer numba-cuda."
+    try: needed = [Requirement(r) for r in requires("numba-cuda")]
+    except PackageNotFoundError: pytest.skip("numba-cuda, which knows what it needs, is not installed")
+    has, own = image(), requirements("cuda12")
+    needed = [*own, *(r for r in needed if not r.marker or r.marker.evaluate({"extra": "cu12"}))]
+    assert {"numba", "cuda-bindings", "cuda-core"} <= {r.name for r in needed}
+    replaced = {r.name for r in needed if r.name in has and not r.specifier.contains(has[r.name])}
+    assert replaced == {"numba-cuda", "cuda-core"}
+    bound, = next(r for r in own if r.name == "numba-cuda").specifier
+    said = " ".join(prose("09_cuda").split())
+    told = [f"from {bound.version} on", *(f"{name} {has[name]}" for name in replaced)]
+    assert [words for words in told if words not in said] == []
+    assert bound.operator == ">="
 
 
 @pytest.fixture

@@ -4,8 +4,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from settings import root
+
+from gn_nb.lab.steps import Toy, cuda, puzzle
+from gn_nb.testing import exercise
 
 SIMULATE = """
 import numpy as np
@@ -54,6 +59,29 @@ for cc in ((7, 5), (9, 0)):
         assert len(re.findall("shfl", ptx)) == shuffles, f"{name}: shuffles"
 """
 
+PUZZLES = """
+import sys
+from types import SimpleNamespace
+sys.path[:0] = ["book", "tests"]
+from numba import cuda, types
+import numba.cuda.dispatcher as dispatcher
+from test_notebooks import exercises, namespace
+
+array, i = types.float32[::1], types.int64
+signatures = dict(doubled=(array, array, i), strided=(array, array, i), summed=(array, array), largest=(array, array),
+                  normed=(array, array, i, types.float32))
+dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(7, 5))
+found = []
+for check, stub, solution, answer in exercises("08_cuda_steps"):
+    if answer not in signatures: continue
+    names = namespace("08_cuda_steps")
+    exec(solution.source.split("\\nassert")[0], names)
+    ptx, _ = cuda.compile_ptx(names[answer], signatures[answer], cc=(7, 5))
+    assert ".f64" not in ptx, f"{answer}: computes in float64"
+    found.append(answer)
+assert found == [*signatures]
+"""
+
 
 def run(code, **environment):
     "Run code in a process of its own, for numba decides on import whether it simulates."
@@ -67,3 +95,73 @@ def test_steps_on_the_simulator(): run(SIMULATE, NUMBA_ENABLE_CUDASIM="1")
 
 @pytest.mark.skipif(not find_spec("numba_cuda"), reason="numba-cuda, which compiles without a card, is not installed")
 def test_steps_compile_for_cards(): run(COMPILE, NUMBA_ENABLE_CUDASIM="0")
+
+
+@pytest.mark.skipif(not find_spec("numba_cuda"), reason="numba-cuda, which compiles without a card, is not installed")
+def test_solutions_of_the_puzzles_are_kernels(): run(PUZZLES, NUMBA_ENABLE_CUDASIM="0")
+
+
+def before(x, y):                      # thread 0 would read the last number
+    y[cuda.grid(1)] = x[cuda.grid(1) - 1]
+
+
+def beyond(x, y):
+    y[cuda.grid(1)] = x[cuda.grid(1) + 1]
+
+
+def handed_on(x, y):
+    s = cuda.shared.array(8, np.float32)
+    s[cuda.threadIdx.x] = x[cuda.grid(1)]
+    y[cuda.grid(1)] = s[cuda.blockDim.x - 1 - cuda.threadIdx.x]
+
+
+def two_arrays(x, y):                  # the same index, but not the same place
+    a, b = cuda.shared.array(8, np.float32), cuda.shared.array(8, np.float32)
+    t = cuda.threadIdx.x
+    a[t] = x[cuda.grid(1)]
+    b[(t + 1) % 8] = x[cuda.grid(1)]
+    cuda.syncthreads()
+    y[cuda.grid(1)] = a[(t + 1) % 8] + b[t]
+
+
+def half_waits(x, y):
+    if cuda.threadIdx.x < 4: cuda.syncthreads()
+
+
+def too_wide(x, y):
+    y[cuda.grid(1)] = cuda.shfl_xor_sync(0xff, x[cuda.grid(1)], 8)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kernel, error, words", [
+    (before, IndexError, r"thread 0 of block 0: x\[-1\], and x has 16 numbers"),
+    (beyond, IndexError, r"x\[16\]"), (handed_on, RuntimeError, r"both use shared\[\d\], one of them to write"),
+    (half_waits, RuntimeError, "not all threads come to the barrier"), (too_wide, ValueError, "warp has 8 threads")])
+def test_the_toy_card_is_strict(kernel, error, words):
+    with pytest.raises(error, match=words): Toy(kernel)(2, 8, np.arange(16.), np.zeros(16))
+
+
+@pytest.mark.quick
+def test_the_toy_card_computes_logs_and_draws():
+    x, y, verdicts = np.arange(16.), np.zeros(16), []
+    toy = Toy(two_arrays)
+    toy(2, 8, x, y)
+    wanted = [x[8*b + (t + 1) % 8] + x[8*b + (t - 1) % 8] for b in range(2) for t in range(8)]
+    assert y.tolist() == wanted
+    assert {*toy.count("read", "x").values()} == {2} and {*toy.count("write", "y").values()} == {1}
+
+    @puzzle
+    @exercise
+    def check(launch):
+        launch(2, 8, x, y)
+        assert not verdicts, "<once>"
+
+    for kernel in (two_arrays, beyond, two_arrays): verdicts.append(check(kernel))
+    assert [bool(v) for v in verdicts] == [True, False, False]
+    for verdict, words in zip(verdicts, ("Right.", "Not yet: IndexError", "Not yet: AssertionError: <once>")):
+        page = BeautifulSoup(verdict._repr_html_(), "html.parser")
+        assert page.figcaption.get_text().startswith(words) and page.svg["aria-label"].startswith("2 blocks of 8")
+    page = BeautifulSoup(verdicts[0]._repr_html_(), "html.parser")
+    labels = [t.get_text() for t in page.select("text")]
+    assert {"x", "threads", "shared", "shared'", "y"} <= {*labels}
+    assert len(page.select("line")) == len({*toy.log}) == 16*6 and "32 reads of x" in page.svg["aria-label"]

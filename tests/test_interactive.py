@@ -121,7 +121,9 @@ class TestKernel:
         plan = cuda.plan("forward", rows, "float32", "float32", "", None, sizes(shape, G), True, card)
         first = plan.launches[0]
         forms = [launch.form for launch in plan.launches]
-        expected = {"a warp": first.form.team == card.warp, "a cluster": first.form.cluster > 1,
+        expected = {"a warp": first.form.team == card.warp,
+                    "a cluster": [f.kernel for f in forms] == ["hold"] and first.form.cluster > 1,
+                    "a pool": [f.kernel for f in forms] == ["pool"] and first.form.cluster > 1,
                     "a block": first.form.team > card.warp and first.form.cluster == 1 and len(forms) == 1,
                     "slices": [f.kernel for f in forms] == ["moments", "merge", "apply"],
                     "channels last": [f.kernel for f in forms] == ["row_moments", "merge_rows", "apply_rows"]}
@@ -166,6 +168,18 @@ class TestKernel:
         squares = [step for step in steps if "squared deviations" in step["words"]][-1]
         M = np.prod(shape[1:])//G
         assert {float(v) for v in squares["values"]} == {float(f"{M/r**2 - M*1e-5:.4g}") for r in rstd.ravel()}
+
+
+def test_a_pool_is_filled_by_one_thread_of_each_block():
+    told = FIGURES["kernel"].config["tiers"][[*interactive.TIERS].index("a pool")]
+    copy, taken = told["steps"][:2]
+    half = len(copy["owner"])//2                                          # of two blocks, eight threads each
+    assert copy["owner"] == [0]*half + [8]*half and copy["lit"] == [0, 8]
+    assert taken["owner"] == [i % 8 for i in range(half)] + [8 + i % 8 for i in range(half)]
+    x = interactive.example(1, 8, 48).ravel()
+    k = np.sort(x.reshape(2, -1)[:, :3])[:, 1]                            # the middle one of a slice's first three
+    sums = [(x - k.repeat(192)).reshape(2, -1, 8, 4)[b, :, t].sum() for b in range(2) for t in range(8)]
+    assert [float(v.replace("−", "-")) for v in taken["values"]] == sums
 
 
 @figure
@@ -266,7 +280,8 @@ def test_numbers_on_colours_can_be_read(page, ink):
 
 
 def test_logging_leaves_the_machine_as_it_was():
-    before = {name: getattr(cuda, name) for name in ("vector", "put", "exchange", "shared")}
+    before = {name: getattr(cuda, name) for name in ("vector", "put", "exchange", "shared", "fetch", "take",
+                                                    "gathered")}
     with pytest.raises(RuntimeError), interactive.logged():
         assert cuda.vector is not before["vector"]
         raise RuntimeError

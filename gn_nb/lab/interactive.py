@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER', 'TRADEOFF', 'BATCHES', 'METHODS', 'TOY', 'OLD',
-           'TIERS', 'STAGES', 'KERNEL', 'fixed', 'hue', 'tag', 'letters', 'pills', 'row', 'slider', 'Interactive',
-           'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged', 'aligned',
-           'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
+           'NEW', 'TIERS', 'STAGES', 'NUMERALS', 'KERNEL', 'fixed', 'hue', 'tag', 'letters', 'pills', 'row', 'slider',
+           'Interactive', 'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged',
+           'aligned', 'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
 # %% ../../nbs/99_interactive.ipynb #90c10c80
 import contextlib
@@ -15,6 +15,7 @@ import html
 import json
 import math
 import re
+from itertools import takewhile
 
 import numpy as np
 
@@ -651,7 +652,7 @@ def tradeoff(
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "get_vector", "put", "exchange",
-                                                    "share", "share_with", "shared")}
+                                                    "share", "share_with", "shared", "fetch", "take", "gathered")}
     def note(p, *event): log.setdefault((p.form.kernel, cuda.block(), cuda.thread()), []).append(event)
 
     def vector(p, address, i):
@@ -694,8 +695,22 @@ def watch(log):
         note(p, "fetch", None, np.size(v), np.ravel(v))
         return v
 
+    def fetch(p, stage, address, count):
+        note(p, "copy", p.x, (address - p.x)//p.size, int(count))
+        plain["fetch"](p, stage, address, count)
+
+    def take(p, stage, i, step, count):
+        note(p, "take", None, [i + k*step for k in range(min(count, p.vectors))])
+        return plain["take"](p, stage, i, step, count)
+
+    def gathered(p, rank, hi, lo, m2):
+        note(p, "slice", None, int(rank)*p.slice)
+        hi, lo, m2 = plain["gathered"](p, rank, hi, lo, m2)
+        note(p, "group", None, float(hi + lo), float(m2))
+        return hi, lo, m2
+
     mine = dict(vector=vector, put_vector=put_vector, single=single, get_vector=get_vector, put=put, exchange=exchange,
-                share=share, share_with=share_with, shared=shared)
+                share=share, share_with=share_with, shared=shared, fetch=fetch, take=take, gathered=gathered)
     return plain, mine
 
 @contextlib.contextmanager
@@ -712,10 +727,11 @@ def logged():
 # %% ../../nbs/99_interactive.ipynb #fac5c484
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
+NEW = OLD._replace(capability=(9, 0), shared=2*(6144 + 768))         # slices of 768 bytes in shared memory
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
     "a warp": ((2, 4, 16), 2, False, TOY), "a block": ((1, 8, 32), 2, False, TOY._replace(capability=(8, 0))),
-    "a cluster": ((1, 8, 32), 1, False, TOY), "slices": ((1, 8, 48), 1, False, OLD),
-    "channels last": ((2, 8, 8), 2, True, TOY)}
+    "a cluster": ((1, 8, 32), 1, False, TOY), "a pool": ((1, 8, 48), 1, False, NEW),
+    "slices": ((1, 8, 48), 1, False, OLD), "channels last": ((2, 8, 8), 2, True, TOY)}
 
 def aligned(shape, values=np.nan):
     "A float32 array that begins at a multiple of 16 bytes."
@@ -748,6 +764,7 @@ def performed(
 
 # %% ../../nbs/99_interactive.ipynb #e24f519b
 STAGES = "load", "reduce", "broadcast", "store"
+NUMERALS = {1: "one", 2: "two", 4: "four"}
 
 def short(v)->str:
     "A number for a small box."
@@ -778,6 +795,20 @@ class Story:
             for found, box in zip(rounds, mine): found[box] = t        # what follows is the vector that holds k
         return rounds
 
+    def copy(self):
+        "A step for the copies into shared memory; from then on a vector is held by who takes it from there."
+        copies = {t: range(e[2]//4, (e[2] + e[3])//4) for t, events in enumerate(self.all) for e in events
+                  if e[0] == "copy"}
+        for t, boxes in copies.items():
+            for box in boxes: self.owner[box] = t
+        self.say("load", f"The first thread of each block names a slice of {len(boxes)} vectors, and the card copies "
+                 "it into the shared memory of the block. No thread needs a register for it; all wait.",
+                 range(len(self.owner)), copies)
+        for t, events in enumerate(self.all):
+            start = next(e[2] for e in events if e[0] == "slice")//4
+            takes = [i for e in events if e[0] == "take" for i in e[2]]
+            for i in takes[1:]: self.owner[start + i] = t              # the first of all is for k
+
     def load(self):
         "A step for each vector of a thread."
         rounds, side = self.touched("load"), self.form.columns or self.form.warp
@@ -791,6 +822,7 @@ class Story:
         "Of each thread, what it has after each exchange of the first or second sum (and before), and at its end."
         out = []
         for events in self.all:
+            events = [*takewhile(lambda e: e[0] != "slice", events)]
             size = next((e[2] for e in events if e[0] == "exchange"), 0)
             mine = [e for e in events if e[0] in ("exchange", "fetch") and (e[2] > size) == second]
             pick = size*second                # the second sum is of pairs: of deviations, and of their squares
@@ -805,20 +837,23 @@ class Story:
     def reduce(self):
         "The two sums; the first exchange by exchange where a kernel holds its group."
         first, second, form = self.sums(False), self.sums(True), self.form
-        if form.kernel == "hold": self.reduce_slowly(first)
+        if form.kernel in ("hold", "pool"): self.reduce_slowly(first)
         else:
             self.values = [end for _, end in first]
             where = "column of threads" if form.columns else "team"
             of = "the first channel of its vector" if form.columns else "its slice" if self.boxes else "the group"
             self.say("reduce", f"Shuffles add up over every {where}: each thread has the sum of x − k over {of}.")
         self.values = [end for _, end in second]
-        self.say("reduce", "The mean is known; the same again with the squared deviations from it.")
+        of = " of the slice" if form.stages else ""
+        self.say("reduce", f"The mean{of} is known; the same again with the squared deviations from it.")
 
     def reduce_slowly(self, first):
         "The first sum, exchange by exchange."
         form = self.form
         self.values = [after[0] for after, _ in first]
-        self.say("reduce", "Every thread adds up x − k of what it holds.")
+        self.say("reduce", "Every thread takes its vectors of the slice from there, "
+                 f"{NUMERALS[form.vectors]} at a time, and adds up x − k." if form.stages else
+                 "Every thread adds up x − k of what it holds.")
         masks = [e[1] for e in self.all[0] if e[0] == "exchange"]
         for k in range(min(form.team, form.warp).bit_length() - 1):
             self.values = [after[k + 1] for after, _ in first]
@@ -830,8 +865,9 @@ class Story:
             self.values = [after[-1] for after, _ in first]
             self.say("broadcast", "After a barrier all threads fetch the sums of the warps and add them up: each has "
                      "the sum of its block.")
-        else: self.say("broadcast", "Nothing is left to send: every thread of the team has the sum already.")
-        if form.cluster > 1:
+        elif not form.stages:
+            self.say("broadcast", "Nothing is left to send: every thread of the team has the sum already.")
+        if form.cluster > 1 and not form.stages:
             self.values = [end for _, end in first]
             self.say("broadcast", f"Each block sends its sum to all {form.cluster} blocks of its cluster: every thread "
                      "has the sum of the group.")
@@ -842,12 +878,22 @@ class Story:
         self.values = [None if v is None else np.ravel(v)[0] for v in found]
         self.say(stage, words, lit=[t for t, v in enumerate(found) if v is not None])
 
+    def merge(self):
+        "A pool's exchange of the moments of slices, and what all threads have then."
+        mean, squares = zip(*(next(e[2:] for e in events if e[0] == "group") for events in self.all))
+        self.values = squares
+        self.say("broadcast", f"Each block tells all {self.form.cluster} blocks of its cluster the mean and the "
+                 "squared deviations of its slice. After a barrier all merge them, in the same order: each thread has "
+                 "the squared deviations of the group.")
+        self.values = mean
+
     def store(self):
         "All vectors of all threads."
-        found = {box: t for one in self.touched("store") for box, t in one.items()}
+        found = {e[2]//4: t for t, events in enumerate(self.all) for e in events if e[0] == "store"}
         for box, t in found.items(): self.owner[box] = t
-        self.say("store", "Every thread normalizes what it holds and writes it, 16 bytes at a time.", found,
-                 {*found.values()})
+        what = "normalizes what it holds and writes it"
+        if self.form.stages: what = "takes its vectors once more from shared memory, normalizes and writes them"
+        self.say("store", f"Every thread {what}, 16 bytes at a time.", found, {*found.values()})
 
 def story(tier:str)->dict:
     "The plan of a tier as steps, with the picture's measures."
@@ -858,11 +904,14 @@ def story(tier:str)->dict:
     for launch in plan.launches:
         kernel = launch.form.kernel
         one = Story(launch, log, 0 if kernel.startswith("merge") else N*C*S//4)
-        if not kernel.startswith("merge"): one.load()
+        if kernel == "pool": one.copy()
+        elif not kernel.startswith("merge"): one.load()
         if not kernel.startswith("apply"): one.reduce()
+        if kernel == "pool": one.merge()
         if kernel == "hold":
             M = C*S//num_groups                                   # every thread has read k, an element of its group
             one.values = [mean.ravel()[next(e[2] for e in events if e[0] == "read")//M] for events in one.all]
+        if kernel in ("hold", "pool"):
             one.say("broadcast", "Every thread works out mean and rstd of its group by itself, the same to the last "
                     "bit (shown: the mean).")
         elif kernel.startswith("merge"):
@@ -876,7 +925,7 @@ def story(tier:str)->dict:
                         "read", "mean")
         else: one.results("The moments of every part go to memory, for other blocks to read (shown: the mean).",
                           "reduce", "write", "partial")
-        if kernel == "hold" or kernel.startswith("apply"): one.store()
+        if kernel in ("hold", "pool") or kernel.startswith("apply"): one.store()
         steps += one.steps
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
@@ -1132,7 +1181,8 @@ def kernel_view(
         "kernel", KERNEL, config, controls, first.draw(), first.text(),
         "A tensor and who works on it: a box is 16 bytes, the number in it the thread that holds them. Go through the "
         "steps and look at how the sums travel: by shuffles within a warp, through shared memory within a block, "
-        "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice. "
+        "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice; a "
+        "pool, whose slices the card copies into shared memory, reads it once. "
         "(A toy card with warps of 8 threads and two multiprocessors; the planner and the kernels are the real ones.)",
         "Boxes of four elements, coloured by the warp that holds them, and the threads of each block with their "
         f"numbers. {first.text()}")

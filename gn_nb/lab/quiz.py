@@ -35,12 +35,17 @@ STYLE = """
 .gn-quiz [data-said=right] {border-left-color: #2a9d6f}
 .gn-quiz [data-said=wrong] {border-left-color: #d4525a}
 .gn-quiz input {flex: none}
+@media print {
+  .gn-quiz :is(input, [aria-live]) {display: none}
+  .gn-quiz details[hidden] {display: block !important}
+}
 """
 SCRIPT = """
 (() => {
   const quiz = document.getElementById(ID);
   if (!quiz) return;
-  quiz.querySelector("details").hidden = true;
+  const answers = quiz.querySelector("details");
+  answers.open = answers.hidden = true;
   quiz.addEventListener("change", event => {
     const field = event.target.closest("fieldset"), why = event.target.closest("label").querySelector("[hidden]");
     const said = field.querySelector("[aria-live]"), right = event.target.value === "right";

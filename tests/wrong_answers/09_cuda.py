@@ -43,8 +43,22 @@ WRONG = {
         "    share(p, thread(), p.x[0, thread()])\n"
         "    barrier()\n"
         "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
+        "def row_sums(p):\n"                                                               # every thread reads the row
+        "    share(p, thread(), p.x[block()][thread()])\n"
+        "    barrier()\n"
+        "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
     ],
     "check_all_mean": [
+        "def all_mean(p):\n"                                                               # every thread reads all
+        "    p.y[block(), thread()] = p.x[block()].mean()",
+        "def all_mean(p):\n"                                                               # the same, one by one
+        "    p.y[block(), thread()] = sum(p.x[block(), t] for t in range(p.threads))/p.threads",
+        "def all_mean(p):\n"                                                               # by way of the results
+        "    p.y[block(), thread()] = p.x[block(), thread()]\n"
+        "    barrier()\n"
+        "    mean = p.y[block()].mean()\n"
+        "    barrier()\n"
+        "    p.y[block(), thread()] = mean",
         "def all_mean(p):\n"                                                               # one exchange
         "    v = p.x[block(), thread()]\n"
         "    p.y[block(), thread()] = (v + exchange(p, v, 1))/2 if p.threads > 1 else v",
