@@ -37,7 +37,7 @@ LN, IN, GN4 = {"name": "gn", "num_groups": 1}, {"name": "gn", "group_size": 1}, 
 WS, BN = GN4 | {"weight_standardization": True}, {"name": "bn"}
 TABLE = [*({"name": "gn", "num_groups": G} for G in COUNTS), *({"name": "gn", "group_size": D} for D in SIZES)]
 MARGIN = 1.     # points of error
-SEEDS = 5       # of every setting
+SEEDS = 10      # of every setting
 
 def seeded(configs:list, seeds)->list:
     "Each config with every seed, which also splits the data; the seed varies slowest."

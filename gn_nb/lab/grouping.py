@@ -237,7 +237,7 @@ def partitions():
     configs += [tied | {"norm": own | {"group_size": 4, "partition": p}} for p in ("contiguous", "interleaved")]
     chosen = rates("groups-lr")
     return [c | {"norm": c["norm"] | {"seed": c["seed"]}}
-            for c in seeded([with_rate(c, chosen, GN4) for c in configs], range(10))]
+            for c in seeded([with_rate(c, chosen, GN4) for c in configs], range(20))]
 
 SWEEPS = {"grouping": grouping, "partitions": partitions}
 
