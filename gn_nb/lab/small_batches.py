@@ -262,7 +262,7 @@ def verdicts()->list:
                 f"of what b = 2 loses, the best of {len(known)} repairs ({best[1]}, at j = {best[0]:g}) wins back "
                 f"{percent(known[best])}, an interval that holds for all together"),
         verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter", bn,
-                judge_leak(bn, (pure, in_order), gn, gn_pure),
+                judge_leak(bn, (pure, in_order), gn, gn_pure) if len(bn) > 1 else "open",
                 "; ".join(f"{how} change BN's training loss by {cell((v - bn)[:, 0], 2)}, its error by "
                           f"{said(v[:, 1], bn[:, 1])}" for how, v in (("pure slices", pure), ("sorted ones", in_order)))
                 + f"; pure slices change GN's error by {said(gn_pure[:, 1], gn[:, 1])}")]
