@@ -127,7 +127,7 @@ def test_par_and_ws_verdicts():
     c = lab.change(lab.of_arm(near("gn"), "gn"), lab.of_arm(near("gn"), "bn"))
     assert 0 < c.low < 1 < c.mean and lab.par_verdict(near("gn")).word == "open"
     beside = made(dict(gn=14., ws=14.), configs=lab.regularization_cifar())
-    assert lab.par_verdict(near, beside).word == "does not hold here"
+    assert lab.par_verdict(near("gn"), beside).word == "does not hold here"
     assert lab.par_verdict(made(dict(gn=10.3)), beside).word == lab.ws_verdict(made({}), beside).word == "holds in part"
     assert check_verdict(lab.ws_verdict(made(dict(ws=10.3)))).word == lab.ws_verdict(made(dict(ws=5.))).word == "holds"
     assert lab.ws_verdict(made(dict(ws=12.))).word == "does not hold here"
