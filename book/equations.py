@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from settings import root
 
+from gn_nb import _public
+
 EQUATION = r"^\$\$\n(.*?)\n\$\$ \(([\w-]+)\)"
 
 
@@ -104,16 +106,50 @@ def asserts(trees):
                for t in trees for n in ast.walk(t))
 
 
+def modules(cells):
+    "For each cell of a chapter the module that it is exported to, or None."
+    default = next((m[1] for _, source, _ in cells if (m := re.match(r"#\|\s*default_exp (\S+)", source))), None)
+    for kind, source, _ in cells:
+        export = re.match(r"#\|\s*export\b[ ]*(\S*)$", source, re.M) if kind == "code" else None
+        yield (export[1] or default) if export else None
+
+
 def homes(books):
     "{reference.forward: (chapter, cell)} of all that the notebooks export."
     found = {}
     for name, cells in books.items():
-        default = next((m[1] for _, source, _ in cells if (m := re.match(r"#\|\s*default_exp (\S+)", source))), None)
-        for k, (kind, source, _) in enumerate(cells):
-            export = re.match(r"#\|\s*export\b[ ]*(\S*)$", source, re.M) if kind == "code" else None
-            if not export: continue
-            for node in tree(source).body:
-                for n in assigned(node): found.setdefault(f"{export[1] or default}.{n}", (name, k))
+        for k, module in enumerate(modules(cells)):
+            if not module: continue
+            for node in tree(cells[k][1]).body:
+                for n in assigned(node): found.setdefault(f"{module}.{n}", (name, k))
+    return found
+
+
+def meanings(cells, cell):
+    "{name: gn_nb.reference.forward or torch.nn} of what a cell finds imported or exported; what is local is itself."
+    meant = {}
+    for (kind, source, tags), module in zip(cells[:cell + 1], modules(cells)):
+        if kind != "code" or "colab" in tags: continue
+        for node in tree(source).body:
+            if isinstance(node, ast.Import):
+                meant |= {a.asname: a.name for a in node.names if a.asname}
+                meant |= {top: top for a in node.names if not a.asname and (top := a.name.split(".")[0])}
+            elif isinstance(node, ast.ImportFrom):
+                meant |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+            else: meant |= {name: f"gn_nb.{module}.{name}" if module else name for name in assigned(node)}
+    return meant
+
+
+def resolved(trees, meant):
+    "What the names in `trees` stand for, in full; `gn_nb.GroupNorm` is found where the package has it from."
+    found = set()
+    for node in (n for t in trees for n in ast.walk(t)):
+        path = []
+        while isinstance(node, ast.Attribute): path, node = [node.attr, *path], node.value
+        if not isinstance(node, ast.Name): continue
+        name = ".".join([meant.get(node.id, node.id), *path])
+        public = _public.get(name.removeprefix("gn_nb.")) if name.startswith("gn_nb.") else None
+        found.add(name.replace("gn_nb.", f"gn_nb.{public}.", 1) if public else name)
     return found
 
 
@@ -160,13 +196,20 @@ class Index:
             if not c.symbols: yield f"{where}: it names nothing that implements it; `-` if nothing does"
             trees = reached(self.books, c.chapter, c.cell)
             if not asserts(trees): yield f"{where}: it asserts nothing"
-            words = set().union(*map(mentioned, trees))
+            meant = meanings(self.books[c.chapter], c.cell)
+            names = resolved(trees, meant)
             for s in c.symbols:
                 if s == "-": continue
                 if s.startswith("torch."): there = exists(s)
                 else: there = s in (self.exported if "." in s else locals_of(self.books, c.chapter))
                 if not there: yield f"{where}: there is no {s}"
-                elif s.split(".")[-1] not in words: yield f"{where}: it does not use {s}"
+                elif self.full_name(s, c.chapter, meant) not in names: yield f"{where}: it does not use {s}"
+
+    def full_name(self, s, chapter, meant):
+        "A symbol as `resolved` writes it; a name without a module is the chapter's own, exported or not."
+        if s in self.exported: return f"gn_nb.{s}"
+        exported = meant.get(s, s).removeprefix("gn_nb.")
+        return f"gn_nb.{exported}" if self.exported.get(exported, ("",))[0] == chapter else s
 
     def heading(self, chapter, cell):
         "The heading that a cell stands under."

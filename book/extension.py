@@ -62,7 +62,8 @@ def read_source(app, docname, source):
     if chapter == "glossary": source[0] = glossary.page(source[0], app.gn_nb_index.books)
     if Path(app.env.doc2path(docname)).suffix != ".ipynb": return
     notebook = json.loads(source[0])
-    if chapter in app.gn_nb_index.books: notebook = connect(notebook, chapter, app.gn_nb_index, app.gn_nb_terms)
+    if chapter in app.gn_nb_index.books:
+        notebook = connect(notebook, chapter, app.gn_nb_index, glossary.of_chapter(app.gn_nb_terms, chapter))
     notebook = translate(notebook)
     code = [c["metadata"]["tags"] for c in notebook["cells"] if c["cell_type"] == "code"]
     app.env.metadata.setdefault(docname, {})["gn_nb_cells"] = (

@@ -209,7 +209,8 @@ class TestBuiltBook:
                 assert quiz.find_parent("div", class_="cell").select_one("details.hide") is not None
             source = json.loads((root/f"nbs/{name}.ipynb").read_text(encoding="utf-8"))
             prose = ["".join(c["source"]) for c in source["cells"] if c["cell_type"] == "markdown"]
-            used = [t for t in glossary.terms(glossary.read(root/"nbs")) if any(glossary.uses(t, s) for s in prose)]
+            known = glossary.of_chapter(glossary.terms(glossary.read(root/"nbs")), name)
+            used = [t for t in known if any(glossary.uses(t, s) for s in prose)]
             links = page.select("a[href^='glossary.html#term-']")
             if name != "index": assert len(links) == len(used), f"{name}: {len(used)} terms, {len(links)} links"
         assert len(pages["paths"].select("article table")) == 3

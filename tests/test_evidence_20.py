@@ -1,5 +1,6 @@
 "Chapter 20: its sweeps are sound, its statistics are right, its verdicts follow from records both ways."
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def test_sweeps_are_valid_and_balanced(name):
 def test_sizes_of_sweeps():
     sizes = {name: len(f()) for name, f in chapter.SWEEPS.items()}
     assert sizes == {"batch-size-tune": 8*3*2, "batch-size": 10*10, "batch-size-paper": 2*4*10,
+                     "batch-size-updates": 4*4*10,
                      "batch-size-cifar": 4*2*5, "batch-size-gpu": 12*3*5}
 
 
@@ -60,8 +62,20 @@ def test_paper_mode_scales_updates_and_rate_together():
         assert c["train"]["lr"] == pytest.approx(base*c["train"]["batch_size"]/64)
 
 
+def test_equal_updates():
+    "The same slices and rates as in paper mode, and as many updates at every b."
+    configs = chapter.equal_updates()
+    assert {c["train"]["epochs"]*(c["data"]["train"]//c["train"]["batch_size"]) for c in configs} == {224}
+    assert all(c["data"]["train"] % c["train"]["batch_size"] == 0 for c in configs)
+    def rest(c): return key(c | {"data": c["data"] | {"train": 0}, "train": c["train"] | {"epochs": 0}})
+    same = [c for c in configs if c["norm"]["name"] in ("bn", "gn")]
+    assert len(configs) == 2*len(same) and {*map(rest, same)} == {*map(rest, chapter.paper_mode())}
+
+
 def test_seeds_see_other_images():
-    assert all(c["data"]["split"] == c["seed"] for c in chapter.clean() + chapter.paper_mode())
+    digits = chapter.clean() + chapter.paper_mode() + chapter.equal_updates()
+    assert all(c["data"]["split"] == c["seed"] for c in digits)
+    assert not any("split" in c["data"] for c in chapter.cifar())      # there all see the same, as the text says
     tuned_on = {c["seed"] for c in chapter.tuning()}
     assert not tuned_on & {c["seed"] for c in chapter.clean()}
 
@@ -114,6 +128,11 @@ def test_of_equal_rates_the_smallest_whatever_the_order_of_the_records(tmp_path,
     for some in (records, records[::-1]): assert {*best_rates(some, method_of).values()} == {.1}
 
 
+def test_bracket():
+    assert chapter.bracket([1, 2, 4], 1.8, 1.9) == (1, 2) and chapter.bracket([1, 2, 4], 2., 2.) == (2, 2)
+    assert chapter.bracket([1, 2, 4], 0., 0.) == (0, 1) and chapter.bracket([1, 2, 4], 3., np.inf) == (2, np.inf)
+
+
 def words(tmp_path, monkeypatch, values, slope=0.):
     made_up(tmp_path, "batch-size", chapter.clean(), by_method(values))
     made_up(tmp_path, "batch-size-paper", chapter.paper_mode(),
@@ -135,6 +154,51 @@ def test_verdicts_on_the_opposite(tmp_path, monkeypatch):
     found = words(tmp_path, monkeypatch,
                   lambda n: 10. if n[:2] == "BN" else 15. if n == "GN" else 12., slope=2.)
     assert found == ["does not hold here"]*6
+
+
+def cliff(name): return {"BN, b = 1": 45., "GN": 12., "LN": 13.}.get(name, 10.)
+
+
+def test_what_was_seen_afterwards_is_told_and_decides_nothing(tmp_path, monkeypatch):
+    "A cliff at b = 1, a last point of paper mode far above the others, and updates that turn the slope around."
+    made_up(tmp_path, "batch-size", chapter.clean(), by_method(cliff),
+            lambda c: {"final": {way: {"test": {"error": e/100 + .001*c["seed"]}} for way, e in (
+                ("running", by_method(cliff)(c)), ("batch", 11.))}})
+    made_up(tmp_path, "batch-size-paper", chapter.paper_mode(),
+            lambda c: 10 + 9*(c["train"]["batch_size"] == 128) + by_method(lambda n: 0.)(c))
+    monkeypatch.chdir(tmp_path)
+    before = verdicts()
+    assert before[1].word == "does not hold here" and "equal updates" not in before[1].because
+    made_up(tmp_path, "batch-size-updates", chapter.equal_updates(),
+            lambda c: 20 - 2*np.log2(c["train"]["batch_size"]) + by_method(lambda n: 0.)(c))
+    found = verdicts()
+    assert [v.word for v in found] == [v.word for v in before]
+    assert re.search("without b = 16 by .0.0 points .*, which the rule would call 'holds'", found[1].because)
+    assert "with equal updates in place of equal epochs by -2.0 points" in found[1].because
+    assert re.search(r"afterwards: on digits by .3\d\.\d points .* to b = 1", found[0].because)
+    assert "the curves cross between b = 1 and b = 2" in found[3].because and "1.9" not in found[3].because
+    assert found[5].word == "holds in part" and re.search(r"b = 1, which .* -3\d\.\d points", found[5].because)
+
+
+def large_records(tmp_path, values):
+    made_up(tmp_path, "batch-size-gpu", chapter.cifar_gpu(),
+            lambda c: by_method(values)(c) + 20*(c["train"]["lr"] != .1))
+
+
+def test_records_of_a_card_come_first(tmp_path, monkeypatch):
+    "They take the place of the small photographs, and reach the claims that those cannot speak about."
+    made_up(tmp_path, "batch-size", chapter.clean(), by_method(cliff))
+    made_up(tmp_path, "batch-size-cifar", chapter.cifar(), by_method(lambda n: 50.))
+    monkeypatch.chdir(tmp_path)
+    assert chapter.cifar_runs()[0] == "batch-size-cifar" and "on CIFAR-10 (5 seeds)" in verdicts()[0].because
+    curve = {"BN, b = 1": 50., "BN, b = 2": 40., "BN, b = 4": 30., "BN, b = 8": 25., "BN, b = 16": 25., "GN": 20.}
+    large_records(tmp_path, lambda n: curve.get(n, 19. if n[:2] == "BN" else 24.))
+    name, runs = chapter.cifar_runs()
+    assert name == "batch-size-gpu" and {r["config"]["train"]["lr"] for r in runs} == {.1}
+    found = verdicts()
+    assert all("on CIFAR-10 with ResNet-20 (5 seeds)" in v.because for k, v in enumerate(found) if k != 1)
+    assert "cross between b = 16 and b = 32" in found[3].because
+    assert found[5].word == "holds in part" and re.search(r"at b = 2 GN minus BN is -(19|20)\.", found[5].because)
 
 
 def test_verdict_of_paper_mode_needs_records(tmp_path, monkeypatch):

@@ -183,6 +183,14 @@ def test_what_was_asked_afterwards_is_told(tmp_path, monkeypatch):
     assert words() == ["holds"]*5                                              # told, but no part of the rule
 
 
+def test_one_image_is_told_and_decides_nothing(tmp_path, monkeypatch):
+    write(tmp_path, GOOD | {"BN, b = 2": 30.}, batch=29.)
+    monkeypatch.chdir(tmp_path)
+    third = lab.verdicts()[2]
+    assert third.word == "does not hold here"
+    assert "to b = 1, which the rule would call 'holds', and by -1." in third.because
+
+
 def test_larger_records_come_first(tmp_path, monkeypatch):
     write(tmp_path, GOOD)
     write(tmp_path, GOOD | {"GN": 45.}, name="dense-gpu")

@@ -124,7 +124,7 @@ def test_only_whole_seeds_count():
     (table(GN=(30., 20.)), ["does not hold here", "does not hold here"]),
     (table(ample=(20., 20.)), ["open", "open"])])
 def test_verdicts(errors, words, monkeypatch):
-    monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(errors))
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(errors)*(name == "video"))
     found = [check_verdict(v) for v in lab.verdicts()]
     assert [v.word for v in found] == words and all("5 seeds" in v.because for v in found)
 
@@ -134,13 +134,49 @@ def test_verdicts_read_the_usual_evaluation(monkeypatch):
     for r in runs:
         if lab.name_of(r) == "BN" and r["config"]["data"]["frames"] == 8:
             r["final"]["precise"] = r["final"]["batch"] = {"test": {"error": .1, "loss": 1.}}
-    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs)
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs*(name == "video"))
     assert lab.verdicts()[0].word == "holds"
+
+
+def test_the_best_length_is_picked_on_validation_clips(monkeypatch):
+    "GN's test error is lowest at T = 8, its validation error at T = 4: there it does not beat BN."
+    runs = made(table(GN=(20., 5.)))
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs*(name == "video"))
+    assert lab.verdicts()[1].word == "holds" and "this is one comparison" in lab.verdicts()[1].because
+    for r in runs:
+        if lab.name_of(r) == "GN" and r["config"]["data"]["frames"] == 4:
+            r["final"]["running"] = r["final"]["running"] | {"val": {"error": 0., "loss": 1.}}
+    assert lab.verdicts()[1].word == "holds in part" and "this is one comparison" not in lab.verdicts()[1].because
+
+
+def test_larger_records_come_first(monkeypatch):
+    "Lengths, budget and clips are those of the GPU's sweep; of three rates the best; at T = 4 its BN has two names."
+    def error(c):
+        T, name = c["data"]["frames"], c["norm"]["name"]
+        falls = 3. if name == "bn" and c["norm"]["ghost"] == 64//T else 5.         # points for each doubling
+        return (40 - falls*np.log2(T/4) - 10*(name == "gn") + 20*(c["train"]["lr"] != .1) + .1*(c["seed"]*7 % 5))/100
+    part = {key(c): {"error": error(c), "loss": 1.} for c in lab.video_gpu()}
+    large = [{"key": key(c), "config": c, "status": "done",
+              "final": {"running": {"val": part[key(c)], "test": part[key(c)]}}} for c in lab.video_gpu()]
+    found = {"video": made(table()), "video-gpu": large}
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: found[name])
+    name, runs = lab.video_runs()
+    assert name == "video-gpu" and {r["config"]["train"]["lr"] for r in runs} == {.1} and len(runs) == len(large)//3
+    assert lab.by_length(runs, "BN").shape == (5, 4)
+    assert_close(lab.by_length(runs, "BN")[:, 0], lab.by_length(runs, AMPLE)[:, 0], 0)
+    assert_close(lab.gains(runs, "BN"), np.full(5, 3.), 1e-6)
+    assert_close(lab.gains(runs, AMPLE), np.full(5, 5.), 1e-6)
+    first, second = (check_verdict(v) for v in lab.verdicts())
+    assert first.word == "holds in part" and "budget of 64 frames" in first.because and "GPU" in first.because
+    assert second.word == "holds" and "at T = 32, b = 2" in second.because
+    found["video-gpu"] = [r for r in large if r["config"]["seed"] == 2]                     # one seed is not enough
+    assert lab.video_runs()[0] == "video"
 
 
 @pytest.mark.parametrize("seeds", [(), (2,)])
 def test_too_few_seeds_leave_it_open(seeds, monkeypatch):
-    monkeypatch.setattr(lab, "recorded", lambda name, required=True: made(table(BN=(20., 20.)), seeds))
+    runs = made(table(BN=(20., 20.)), seeds)
+    monkeypatch.setattr(lab, "recorded", lambda name, required=True: runs*(name == "video"))
     assert [check_verdict(v).word for v in lab.verdicts()] == ["open", "open"]
 
 

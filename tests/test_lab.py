@@ -21,6 +21,7 @@ from pyarrow import parquet
 from gn_nb.lab import data as lab_data
 from gn_nb.lab import sweep as lab
 from gn_nb.lab.cli import main
+from gn_nb.lab.evidence import recorded as recorded_by
 from gn_nb.lab.models import build
 from gn_nb.lab.train import run, train
 from gn_nb.testing import assert_close, must_raise
@@ -170,6 +171,37 @@ def test_torchrun(tmp_path, norm, alone):
     for way in wanted["final"]:
         loss = record["final"][way]["test"]["loss"]
         assert_close(np.array(loss), np.array(wanted["final"][way]["test"]["loss"]), 2e-4)
+
+
+def test_the_sweeps_for_a_card_come_in_an_order_that_works(tmp_path, monkeypatch, capsys):
+    "What `make gpu-lab` runs: the configs of each can be made from what those before it have recorded, and no others."
+    (tmp_path/"results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweeps", "gpu"]) == 0
+    names = capsys.readouterr().out.split()
+    assert sorted(names) == sorted(name for name in lab.sweeps() if "gpu" in name) and len(names) == len({*names}) >= 8
+    assert {"groups-gpu-lr", "groups-gpu", "dense-gpu", "video-gpu"} <= {*names} and names[0] == "batch-size-gpu"
+    part = {"error": .2, "loss": 1.}
+    found = {"status": "done", "final": {way: {"val": part, "test": part} for way in ("running", "precise", "batch")}}
+    for name in names:
+        configs, path = lab.configs_of(name), tmp_path/"results"/f"{name}.jsonl"
+        assert configs and lab.missing(configs, path) == configs
+        like = lab.record(configs[0], found)
+        path.write_text("".join(json.dumps(like | {"key": lab.key(c), "config": c}) + "\n" for c in configs))
+        assert lab.missing(configs, path) == []
+
+
+def test_a_broken_line_is_reported_and_skipped(tmp_path, monkeypatch):
+    "Half a line, a line whose config was changed, and no text at all: the chapters go on with the rest."
+    path, good = tmp_path/"results"/"example.jsonl", [lab.record(c, {"status": "diverged"}) for c in lab.example()]
+    lines = [json.dumps(r) for r in good]
+    lines[1:1] = [lines[0][:80], lines[0].replace('"seed": 0', '"seed": 7')]
+    path.parent.mkdir()
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning) as said: assert recorded_by("example") == good
+    message, = (str(w.message) for w in said)
+    assert [line.split(" skipped")[0] for line in message.splitlines()] == [f"{path}:{k}:" for k in (2, 3, 7)]
 
 
 # Photographs: made-up ones, in the columns that the sets have on the hub.

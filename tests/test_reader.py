@@ -65,6 +65,31 @@ class TestEquations:
         judge = "def double(a): return 2*a\ndef inner(): assert double(1) == 2\ndef judge(): inner()"
         assert [*self.book(definition=judge, check="#| checks one-sum double\njudge()").problems()] == []
 
+    @pytest.mark.parametrize("code, symbol, same", [
+        ("from gn_nb.reference import double\nassert double(1) == 2", "reference.double", True),
+        ("from gn_nb.cpu import double\nassert double(1) == 2", "reference.double", False),
+        ("from gn_nb import reference\nassert reference.double(1) == 2", "reference.double", True),
+        ("from gn_nb import cpu, reference\nassert cpu.double(1) == 2", "reference.double", False),
+        ("import gn_nb.reference as r\nassert r.double(1) == 2", "reference.double", True),
+        ("from gn_nb.reference import double as twice\nassert twice(1) == 2", "reference.double", True),
+        ("def double(a): return 2*a\nassert double(1) == 2", "reference.double", False),
+        ("assert thing.double(1) == 2", "reference.double", False),
+        ("from gn_nb import merge\nassert merge(1)", "distributed.merge", True),
+        ("from gn_nb.reference import merge\nassert merge(1)", "distributed.merge", False),
+        ("from torch import nn\nassert nn.ReLU()", "torch.nn.ReLU", True),
+        ("from mine import nn\nassert nn.ReLU()", "torch.nn.ReLU", False),
+        ("def own(a): return a\nassert own(1)", "own", True),
+        ("def own(a): return a\nassert thing.own(1)", "own", False)])
+    def test_a_name_means_what_the_chapter_imported(self, code, symbol, same):
+        "A function of the same name from another module is not what implements the equation."
+        def module(name, f):
+            return [("code", f"#| default_exp {name}", []), ("code", f"#| export\ndef {f}(a): return 2*a", [])]
+        books = {"01_a": module("reference", "double"), "02_b": module("cpu", "double"),
+                 "03_c": module("distributed", "merge"), "04_d": [
+                     ("markdown", "$$\nb = 2a\n$$ (one-sum)", []), ("code", f"#| checks one-sum {symbol}\n{code}", [])]}
+        assert [*Index(books).problems()] == ([] if same else [
+            f"04_d, the cell that checks one-sum: it does not use {symbol}"])
+
     def test_page_and_notes_link_both_ways(self):
         page, index = INDEX.page(), INDEX
         for e in index.equations: assert f"{{eq}}`{e.label}`" in page
@@ -84,21 +109,22 @@ class TestEquations:
 
 class TestGlossary:
     def test_terms(self):
-        names = [t.name.lower() if not t.symbol else t.name for t in TERMS]
+        names = [t.name.lower() if not t.symbols else t.name for t in TERMS]
         assert len(names) == len({*names}) > 30
         for t in TERMS: assert t.meaning.endswith(".") and len(t.meaning) > 10, t.name
 
     @pytest.mark.parametrize("term", TERMS, ids=lambda t: t.name)
     def test_every_term_is_used_and_each_chapter_links_its_first_use(self, term):
-        used = [name for name in INDEX.books if any(glossary.uses(term, s) for s in markdown(name))]
+        used = [name for name in INDEX.books if term in glossary.of_chapter(TERMS, name)
+                and any(glossary.uses(term, s) for s in markdown(name))]
         assert used, "no chapter uses it"
         for name in used:
-            before, after = markdown(name), glossary.link(markdown(name), TERMS)
+            before, after = markdown(name), glossary.link(markdown(name), glossary.of_chapter(TERMS, name))
             first = next(k for k, s in enumerate(before) if glossary.uses(term, s))
-            link = f"{{term}}`{term.name}`" if term.symbol else f" <{term.name}>`"
+            link = f"{{term}}`{term.name}`" if term.symbols else f" <{term.name}>`"
             where = [k for k, s in enumerate(after) if link in s]
             assert len(where) == 1 and after[where[0]].count(link) == 1
-            if term.symbol: assert where[0] <= first or after[where[0]].startswith(glossary.OPENING)
+            if term.symbols: assert where[0] <= first or after[where[0]].startswith(glossary.OPENING)
             else: assert where[0] == first
 
     @pytest.mark.parametrize("formula, symbol, found", [
@@ -107,9 +133,19 @@ class TestGlossary:
         ("M_{2,a}", "M_2", False), ("M_2 = M", "M", True), (r"\text{N}", "N", False),
         (r"\operatorname{GN}(x)", "N", False),
         (r"\mu_c", r"\mu", True), (r"\hat x_i", r"\hat x", True), (r"S_{\text{eff}}", "S", False),
-        (r"S_{\mathrm{eff}}", r"S_{\text{eff}}", True), ("D = C/G", "D", True), (r"D_0", "D", False)])
+        (r"S_{\mathrm{eff}}", r"S_{\text{eff}}", True), ("D = C/G", "D", True), (r"D_0", "D", False),
+        ("x_{ncp}", "x", True), ("x_i", "x", True), ("L_n", "L", True), ("L_1", "L", False), ("S_w^2", "S", False),
+        (r"\mu_B", "B", False), (r"\mu_B B", "B", True), ("x_k - K", "K", True), (r"\mu_{nB}", "B", False),
+        (r"\operatorname{GN}_{G=C}", "C", True),
+        (r"\text{scale}_{\lfloor c/D \rfloor}", "D", True), (r"\bar m_g", "m", False), ("m_j", "m", True),
+        (r"\hat A/b", "A", False), (r"\bar A", r"\bar A", True), ("m_c", "m_c", True), (r"i_N", "N", False)])
     def test_symbols_in_formulas(self, formula, symbol, found):
         assert glossary.holds(formula, tuple(glossary.tokens(symbol))) is found
+
+    def test_one_entry_is_not_another_with_an_index(self):
+        m, mean = glossary.terms(":::{glossary}\nm\n  $m$, a count.\n\nm_c\n  $m_c$, a mean.\n:::\n")
+        assert [glossary.in_formula(t, "m_c") for t in (m, mean)] == [False, True]
+        assert [glossary.in_formula(t, "m_j + m_c") for t in (m, mean)] == [True, True]
 
     def test_links_stay_out_of_code_formulas_and_links(self):
         shard = next(t for t in TERMS if t.name == "shard")
@@ -118,6 +154,32 @@ class TestGlossary:
             assert not glossary.uses(shard, cell), cell
         cell, = glossary.link(["`shard`, [a shard](b), and two *Shards*: shard"], TERMS)
         assert cell == "`shard`, [a shard](b), and two *{term}`Shards <shard>`*: shard"
+
+    def test_every_letter_that_two_chapters_share_is_explained(self):
+        "It is an entry, or the table has the chapters; and what the table says is of letters that are there."
+        known = {"".join(symbol) for t in TERMS for symbol in t.symbols}
+        table, shared = glossary.otherwise(glossary.read(root/"nbs")), {}
+        for e in INDEX.equations:
+            for letter in glossary.letters(e.formula):
+                letter = letter if letter in known else letter.split("_")[0]
+                shared.setdefault(letter, set()).add(glossary.number(e.chapter))
+        missing = {letter: found - table.get(letter, set()) for letter, found in shared.items()
+                   if len(found) > 1 and letter not in known}
+        assert len(shared) > 50 and {letter: sorted(rest) for letter, rest in missing.items() if rest} == {}
+        written = {glossary.number(name): {letter.split("_")[0] for s in markdown(name) for f in glossary.formulas(s)
+                                           for letter in glossary.letters(f)} for name in INDEX.books}
+        assert {letter: rest for letter, chapters in table.items()
+                if (rest := [n for n in chapters if letter not in written[n]])} == {}
+
+    def test_a_letter_is_not_linked_where_it_means_something_else(self):
+        text = ":::{glossary}\nb\n  $b$, a batch.\n:::\n\n| $b$ | 3, 90: blue; 12: a shift |\n"
+        term, = known = glossary.terms(text)
+        assert term.otherwise == {3, 12, 90}
+        assert glossary.of_chapter(known, "05_x") == known == glossary.of_chapter(known, "index")
+        assert glossary.of_chapter(known, "03_x") == glossary.of_chapter(known, "90_x") == []
+        cells = [("markdown", "$b$", [])]
+        assert glossary.first_uses({"03_x": cells, "05_x": cells}, known) == {"b": ("05_x", None)}
+        with pytest.raises(ValueError, match="named twice"): glossary.otherwise("| $b$ | 3: blue; 3, 4: red |")
 
     def test_first_uses_are_told(self):
         page = glossary.page(glossary.read(root/"nbs"), INDEX.books)

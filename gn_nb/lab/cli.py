@@ -78,12 +78,14 @@ def sweep_command(args)->tuple:
     path, configs = file_of(args), configs_of(args.name)
     sys.stderr.writelines(f"{problem}\n" for problem in read(path)[1])
     ended = sweep(configs, path, args.workers, args.dask, args.seconds, args.again, not args.quiet)
-    return f"{path}: {', '.join(f'{n} {word}' for word, n in ended.items()) or 'all recorded'}\n", 0
+    ran = ", ".join(f"{n} {word}" for word, n in ended.items())
+    return f"{path}: {ran or 'all recorded; --results DIR runs them again, into another folder'}\n", 0
 
 def sweeps_command(args)->tuple:
-    "Name the sweeps, one a line."
+    "Name the sweeps, one a line, by their first word; of these in the order of their module, which tunes first."
     from gn_nb.lab.sweep import sweeps
-    return "".join(f"{name}\n" for name in sorted(sweeps()) if name.endswith(args.ending)), 0
+    names = sorted(sweeps(), key=lambda name: name.split("-")[0])
+    return "".join(f"{name}\n" for name in names if args.word in ("", *name.split("-"))), 0
 
 def report_command(args)->tuple:
     "Show what is recorded."
@@ -94,7 +96,8 @@ def report_command(args)->tuple:
     if not records: return f"{path}: no records\n", 1
     try: planned = f"{len(missing(configs_of(args.name), path))} configs are not recorded"
     except ValueError: planned = f"{args.name} is not a known sweep"
-    return f"{report(records, 'test' if args.test else 'val')!r}\n{path}: {len(records)} records; {planned}\n", 0
+    part, images = ("test", "test images") if args.test else ("val", "validation images; --test: on the test images")
+    return f"{report(records, part)!r}\n{path}: {len(records)} records; {planned}; errors on the {images}\n", 0
 
 def train_command(args)->tuple:
     "Do one run; the first of several processes speaks."
@@ -128,8 +131,9 @@ def parser()->argparse.ArgumentParser:
             (("--dask",), dict(metavar="ADDRESS", help="run on the Dask cluster whose scheduler is there")),
             (("--seconds",), dict(type=float, default=float("inf"), metavar="S", help="begin no run after so long")),
             (("--again",), dict(action="store_true", help="run those once more that crashed")))
-    command("sweeps", sweeps_command, "name the sweeps of the book", (("ending",), dict(
-        metavar="END", nargs="?", default="", help="only those that end so; gpu: what is meant for a card")))
+    command("sweeps", sweeps_command, "name the sweeps of the book", (("word",), dict(
+        metavar="WORD", nargs="?", default="",
+        help="only names with this word; gpu: what is meant for a card, in the order in which to run it")))
     command("report", report_command, "show what is recorded", *named,
             (("--test",), dict(action="store_true", help="the error on the test set, in place of the validation set")))
     command("train", train_command, "train what one config says and print its record",

@@ -177,8 +177,9 @@ def verdicts()->list:
         verdict("Batch Normalization doesn't work well when using small batch sizes, which is often required for "
                 "memory intensive tasks such as detection or segmentation", "the second summary",
                 lambda: judge_gain(b2, b8, MARGIN),
-                lambda: f"BN's error changes by {said(b2, b8)} from b = 8 to b = 2 and by "
-                        f"{said(b1, b8)} to b = 1"),
+                lambda: f"BN's error changes by {said(b2, b8)} from b = 8 to b = 2; afterwards: by {said(b1, b8)} to "
+                        f"b = 1, which the rule would call {judge_gain(b1, b8, MARGIN)!r}, and by "
+                        f"{said(found['IN'], b8)} where BN uses the test image's own statistics, which is IN"),
         verdict("when using typical batch sizes, GN is comparably good with BN", "the paper, abstract",
                 lambda: judge_same(gn, b8, MARGIN), lambda: f"GN minus BN at b = 8 is {said(gn, b8)}, margin 1"),
         verdict("in dense prediction too, the mismatch between training and use is the larger part of the harm",

@@ -8,6 +8,7 @@ __all__ = ['WORDS', 'results_folder', 'source_url', 'recorded', 'provenance', 'p
 
 # %% ../../nbs/98_evidence.ipynb #beaf7516
 import urllib.request
+import warnings
 from collections import Counter
 from importlib.metadata import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ def recorded(
     name:str,             # of a sweep
     required:bool=True,   # raise FileNotFoundError where there are no records; else none are returned
     url:str=None,         # where to look if no folder `results` is near; None: `source_url()`
-)->list:                  # of records; raises ValueError if a line is not one
+)->list:                  # of records; warns of lines that are none, by file and line, and skips them
     "What a sweep has recorded."
     folder = results_folder()
     path = (folder or Path.cwd()/"results")/f"{name}.jsonl"
@@ -45,7 +46,7 @@ def recorded(
         except OSError: pass
         else: path.parent.mkdir(); path.write_bytes(text)
     records, problems = read(path)
-    if problems: raise ValueError("\n".join(problems))
+    if problems: warnings.warn("\n".join(problems), stacklevel=2)
     if required and not records: raise FileNotFoundError(f"no records in {path}: gn-nb sweep {name} writes them")
     return records
 
@@ -63,7 +64,8 @@ def provenance(
     torch = sorted({r["versions"]["torch"] for r in records})
     of = f" of {planned} planned" if planned and planned != len(records) else ""
     return (f"{len(records)}{of} runs with {seeds} seeds, {failed or 'none'} failed; {' and '.join(places)}, torch "
-            f"{' and '.join(torch)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. Again: gn-nb sweep {name}")
+            f"{' and '.join(torch)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. Again: "
+            f"gn-nb sweep {name} --results again")
 
 # %% ../../nbs/98_evidence.ipynb #57426afb
 def pick(

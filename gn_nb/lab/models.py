@@ -212,7 +212,7 @@ class Standardized(nn.Module):
 
 # %% ../../nbs/94_models.ipynb #2a30f560
 class Block(nn.Module):
-    "Two convolutions and a short cut around them."
+    "Two convolutions and a shortcut around them."
     def __init__(self, norm, before, width, stride):
         super().__init__()
         self.stride, self.extra = stride, width - before

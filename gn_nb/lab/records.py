@@ -9,7 +9,7 @@ __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_M
            'take_turns', 'on_gpu', 'check_record', 'read', 'gpu_records', 'short', 'timed_rows', 'speedups', 'finding',
            'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios',
            'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals',
-           'cost_goals', 'gpu_goals', 'goals', 'Table', 'goal_table', 'peer_table']
+           'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table', 'goal_table', 'peer_table']
 
 # %% ../../nbs/92_records.ipynb #c5a955c2
 import gc
@@ -331,6 +331,13 @@ def goals(
     return (gpu_goals if on_gpu(record) else cpu_goals)(record, by)
 
 # %% ../../nbs/92_records.ipynb #52dab864
+class Link(str):
+    "Text of a cell of a `Table` that leads, on a page, to an address."
+    def __new__(cls, text, address):
+        link = super().__new__(cls, text)
+        link.address = address
+        return link
+
 class Table:
     "Rows under a head: aligned text in a terminal, a table on a page. Floats to three digits, None as a dash."
     def __init__(self,
@@ -338,6 +345,7 @@ class Table:
         rows:list,    # of lists as long as head
     ):
         def text(v):
+            if isinstance(v, Link): return v
             if not isinstance(v, float): return "–" if v is None else str(v)
             return f"{v:.0f}" if 1e3 <= abs(v) < 1e6 else f"{v:.3g}"
         self.head, self.rows = [*head], [[text(v) for v in row] for row in rows]
@@ -352,7 +360,9 @@ class Table:
     def _repr_html_(self):
         def cell(tag, v):
             style = ' style="white-space:nowrap"' if re.fullmatch(r"[-+±–.,%\d\[\] ]+", v) else ""     # numbers in line
-            return f"<{tag}{style}>{html.escape(v)}</{tag}>"
+            text = html.escape(v)
+            if isinstance(v, Link): text = f'<a href="{html.escape(v.address)}">{text}</a>'
+            return f"<{tag}{style}>{text}</{tag}>"
         def line(tag, values): return f"<tr>{''.join(cell(tag, v) for v in values)}</tr>"
         body = "".join(line("td", row) for row in self.rows)
         return (f'<div style="overflow-x:auto"><table class="table"><thead>{line("th", self.head)}</thead>'
