@@ -164,17 +164,16 @@ def test_where_the_errors_meet():
     assert chapter.crossing(records, [])[0] == "open"
     def batch(errors): return made(chapter.GN4, around(5)) + [
         r for b, e in errors.items() for r in made(chapter.BN | {"ghost": b}, around(e, seed=b))]
-    at, low, high = chapter.met(batch({1: 9, 2: 8, 4: 3, 8: 3}))
-    assert 2 < low < at < high < 4
-    assert chapter.met(batch({1: 3, 2: 3})) == (0, 0, 0) and chapter.met(batch({1: 9, 2: 9})) == (np.inf,)*3
-    assert 4 < chapter.met(batch({1: 9, 2: 3, 4: 9, 8: 3}))[1] < 8                     # the last time counts
+    assert chapter.met(batch({1: 9, 2: 8, 4: 3, 8: 3})) == (2, 4)
+    assert chapter.met(batch({1: 3, 2: 3})) == (0, 1) and chapter.met(batch({1: 9, 2: 9})) == (2, np.inf)
+    assert chapter.met(batch({1: 9, 2: 3, 4: 9, 8: 3})) == (4, 8)                      # the last time counts
     assert chapter.crossing(records, batch({1: 5.5, 2: 3}))[0] == "holds"
     assert chapter.crossing(records, batch({8: 9, 16: 3}))[0] == "does not hold here"
     far = RISING | {"A": 50.}
     records = made(chapter.BN, around(5), lambda seed: [RISING, far, far])
     found, because = chapter.crossing(records, batch({1: 5.5, 2: 3}))
     assert found == "holds in part" and "0.65 (0.65 to 0.65), 32 (32 to 32), 32" in because      # layer by layer
-    records = made(chapter.BN, around(5), lambda seed: [RISING | {"A": 9**(seed % 2)}]*3)
+    records = made(chapter.BN, around(5), lambda seed: [RISING | {"A": 30**(seed % 2)}]*3)
     assert chapter.crossing(records, batch({1: 5.5, 2: 3}))[0] == "open"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .batch_size import bootstrap, error_table
+from .batch_size import bootstrap, bracket, error_table
 from .data import named
 from .evidence import Verdict, best_rates, by_seed, recorded
 from .figures import compare, holm, interval
@@ -220,10 +220,11 @@ def inside(found)->list:
 
 # %% ../../nbs/22_how_many_groups.ipynb #5658cdc2
 def met(batch_size_records)->tuple:
-    "The batch size at which BN stops being worse than four groups, and its interval; None without such records."
+    "The sizes that were run between which BN stops being worse than four groups; None without such records."
     sizes = sorted({r["config"]["norm"]["ghost"] for r in batch_size_records if "ghost" in r["config"]["norm"]})
     found = error_table(batch_size_records, [*(f"BN, b = {b}" for b in sizes), "GN"])
-    return bootstrap(sizes, found[:, :-1], found[:, -1]) if sizes and len(found) > 1 else None
+    if not sizes or len(found) < 2: return None
+    return bracket(sizes, *bootstrap(sizes, found[:, :-1], found[:, -1])[1:])
 
 def crossing(records, batch_size_records)->tuple:
     "Word and reason: do batch and group normalization meet where bias and variance say?"
@@ -233,11 +234,11 @@ def crossing(records, batch_size_records)->tuple:
             "with BN")
     found = met(batch_size_records)
     if found is None: return "open", f"{text}; where the errors meet is not recorded yet"
-    at, low, high = found
+    low, high = found
     near = [low/2 <= v[1] and v[2] <= 2*high for v in b]
     off = [v[2] < low/2 or v[1] > 2*high for v in b]
     word = "holds" if all(near) else "does not hold here" if all(off) else "holds in part" if any(near) else "open"
-    return word, f"{text}; other networks' errors meet at b = {at:.1f} ({low:.1f} to {high:.1f})"
+    return word, f"{text}; other networks' errors meet between b = {low} and {high}"
 
 def balance(records)->tuple:
     "Word and reason: is an inner group size the best estimator?"
