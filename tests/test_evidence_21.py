@@ -89,16 +89,17 @@ def test_won_back_against_its_definition():
     assert math.isnan(won_back(large, large - 1, large)[0])
 
 
-def records(tmp_path, monkeypatch, small, frozen, pure, harder):
-    "Errors and losses by what a config says; `small`: of BN with b = 2, by j."
+def records(tmp_path, monkeypatch, small, frozen, pure, harder, fit=-.5):
+    "Errors and losses by what a config says; `small`: of BN with b = 2, by j; `fit`: what pure slices add to a loss."
     def error_of(c):
         name = next(n for n, spec in NORMS.items() if spec == c["norm"])
         noise = .1*np.random.default_rng([c["seed"], len(c["train"]), *name.encode()]).standard_normal()
-        if c["train"].get("sampler") == "pure": return pure[name[:2]] + noise
+        if c["train"].get("sampler"): return pure[name[:2]] + noise
         if "freeze_at" in c["train"]: return frozen + noise
         return (small[c["data"]["contrast"]] if name == "BN, b = 2" else 10.) + noise
     def more(c):
         loss = 1. + harder*(c["norm"].get("ghost") == 2) + .001*c["seed"]
+        if c["train"].get("sampler"): loss += fit + .001*(c["seed"] % 3)
         e = error_of(c)/100
         return {"curves": {"train_loss": [loss]}, "probe": {"m_eff": [2., 5.], "again": e, "repaired": e}}
     for name, configs in (("batch-size", batch_size.clean()), ("small-batches", small_batches.small_batches())):
@@ -115,8 +116,30 @@ def test_verdicts_where_all_holds(tmp_path, monkeypatch):
 
 
 def test_verdicts_where_nothing_does(tmp_path, monkeypatch):
-    found = records(tmp_path, monkeypatch, {0.: 40., 1.: 30., 2.: 20.}, 29., {"BN": 5., "GN": 10.}, -1.)
+    found = records(tmp_path, monkeypatch, {0.: 40., 1.: 30., 2.: 20.}, 29., {"BN": 5., "GN": 5.}, -1.)
     assert found == ["holds in part", *["does not hold here"]*3]
+
+
+@pytest.mark.parametrize("pure, fit, word", [
+    ({"BN": 30., "GN": 10.}, -.5, "holds"), ({"BN": 30., "GN": 17.}, -.5, "holds in part"),     # GN cares
+    ({"BN": 30., "GN": 10.}, .5, "holds in part"), ({"BN": 30., "GN": 17.}, .5, "does not hold here")])
+def test_a_leak_needs_a_low_loss_and_a_gn_that_does_not_care(tmp_path, monkeypatch, pure, fit, word):
+    found = records(tmp_path, monkeypatch, {0.: 11., 1.: 20., 2.: 40.}, 10.5, pure, 1., fit)
+    assert found == [*["holds"]*3, word]
+
+
+def test_the_best_of_ten_repairs_is_judged_with_the_interval_of_ten(monkeypatch):
+    "A share whose own interval lies above a half, and whose interval among ten does not."
+    rng = np.random.default_rng(5)
+    large = 5 + rng.standard_normal(10)
+    usual, repaired = large + 10, large + 4.7 + rng.standard_normal(10)
+    alone, among = (won_back(usual, repaired, large, level=level) for level in (.95, .995))
+    assert among[1] < .5 < alone[1] and among[0] == alone[0] and among[2] > alone[2]
+    ways = dict.fromkeys(small_batches.REPAIRS, usual) | {"precise": repaired, small_batches.FROZEN: usual}
+    monkeypatch.setattr(small_batches, "repairs", lambda j: (large, dict(ways)))
+    assert verdicts()[2].word == "open"
+    monkeypatch.setattr(small_batches, "repairs", lambda j: (large, ways | {"precise": repaired - 2}))
+    assert verdicts()[2].word == "holds"
 
 
 def test_verdicts_without_any_records(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from gn_nb.testing import assert_close, must_raise
 pytestmark = pytest.mark.quick
 LAYER = {"C": 16, "sigma2": 2., "spread": 1., "A": 1., "B": 0., "sizes": [1, 2, 4, 8, 16]}
 RISING = LAYER | {"bias2": [0, .5, .75, .9, 1.], "variance": [1., .9, .8, .7, .6]}         # least at one channel
+WORDS = ["holds", "open", "does not hold here", "holds", "does not hold here", "holds in part"]
 HOLLOW = LAYER | {"bias2": [0, .1, .1, .2, .3], "variance": [1., .5, .1, .2, .3]}          # least at four
 
 
@@ -29,7 +30,7 @@ def made(norm, errors, layer=RISING, **more):
     base = chapter.BASE | {"norm": norm} | more
     return [record(c, {"status": "diverged"} if e is None else
                    {"status": "done", "final": {"running": {"test": {"error": e/100}, "val": {"error": .5}}},
-                    "probe": [layer]*3})
+                    "probe": [layer]*3 if isinstance(layer, dict) else layer(c["seed"])})
             for c, e in zip(chapter.seeded([base], range(len(errors))), errors)]
 
 
@@ -129,7 +130,7 @@ def test_bias_effect(ln, gn, word):
     offsets = made(chapter.LN | {"offset": 2.}, around(ln, seed=21)) + made(chapter.GN4 | {"offset": 2.},
                                                                            around(gn, seed=22))
     found, because = chapter.bias_effect(records, offsets)
-    assert found == word and "keep 75 per cent" in because
+    assert found == word and "keep 75 per cent" in because and "(75 to 75)" in because
     assert chapter.bias_effect(records, [])[0] == "open"
 
 
@@ -140,17 +141,40 @@ def test_balance(bn, gn, word):
     assert chapter.balance(records)[0] == word
 
 
+def test_seeds_are_the_unit():
+    "Ten networks of three layers are ten, not thirty: what seven of ten show is open, and would not be with thirty."
+    most = made(chapter.BN, around(5), lambda seed: [HOLLOW if seed < 7 else RISING]*3)
+    records = most + made(chapter.GN4, around(5), RISING)
+    assert chapter.inside(chapter.best_sizes(records, chapter.BN)) == [1.]*7 + [0.]*3
+    assert chapter.balance(records)[0] == "open"
+    share = .1/.3                                                                 # of HOLLOW, four groups and one
+    assert_close(np.array(chapter.share_left(most)), np.array([share]*7 + [.75]*3), 1e-9)
+    def grown(seed): return [RISING | {"bias2": [0, .5, 1.5 + seed % 2 - .5, .9, 1.]}]*3
+    records = table(5, 5, 5) + made(chapter.BN, around(5, seed=20), grown)
+    assert chapter.bias_effect(records, [])[0] == "does not hold here"            # more bias, by the interval
+    def either(seed): return [RISING | {"bias2": [0, .5, 1.1 - .4*(seed % 2), .9, 1.]}]*3
+    found = chapter.bias_effect(table(5, 5, 5) + made(chapter.BN, around(5, seed=20), either), [])
+    assert found[0] == "open" and "not recorded" not in found[1]                    # not even that it is less
+
+
 def test_where_the_errors_meet():
     records = made(chapter.BN, around(5), RISING) + made(chapter.GN4, around(5), RISING)
     assert_close(chapter.worth(records, chapter.BN), np.full((10, 3), 1/1.55), 1e-9)
+    assert_close(np.array(chapter.by_layer(chapter.worth(records, chapter.BN))), np.full((3, 3), 1/1.55), 1e-9)
     assert chapter.crossing(records, [])[0] == "open"
     def batch(errors): return made(chapter.GN4, around(5)) + [
         r for b, e in errors.items() for r in made(chapter.BN | {"ghost": b}, around(e, seed=b))]
     assert chapter.met(batch({1: 9, 2: 8, 4: 3, 8: 3})) == (2, 4)
     assert chapter.met(batch({1: 3, 2: 3})) == (0, 1) and chapter.met(batch({1: 9, 2: 9})) == (2, np.inf)
     assert chapter.met(batch({1: 9, 2: 3, 4: 9, 8: 3})) == (4, 8)                      # the last time counts
-    assert chapter.crossing(records, batch({1: 9, 2: 3}))[0] == "holds"
+    assert chapter.crossing(records, batch({1: 5.5, 2: 3}))[0] == "holds"
     assert chapter.crossing(records, batch({8: 9, 16: 3}))[0] == "does not hold here"
+    far = RISING | {"A": 50.}
+    records = made(chapter.BN, around(5), lambda seed: [RISING, far, far])
+    found, because = chapter.crossing(records, batch({1: 5.5, 2: 3}))
+    assert found == "holds in part" and "0.65 (0.65 to 0.65), 32 (32 to 32), 32" in because      # layer by layer
+    records = made(chapter.BN, around(5), lambda seed: [RISING | {"A": 30**(seed % 2)}]*3)
+    assert chapter.crossing(records, batch({1: 5.5, 2: 3}))[0] == "open"
 
 
 def test_arithmetic():
@@ -159,5 +183,29 @@ def test_arithmetic():
 
 def test_verdicts_from_the_records():
     found = [*map(check_verdict, chapter.verdicts())]
-    assert len(found) == 6 and {v.chapter for v in found} == {"22_how_many_groups"}
-    assert found[2].word == "does not hold here"
+    assert {v.chapter for v in found} == {"22_how_many_groups"}
+    assert [v.word for v in found] == WORDS
+
+
+def harder(points, *norms): return lambda r: shifted(r, points) if r["config"]["norm"] in norms else r
+
+
+def shifted(r, points):
+    "A record whose test error is so many points higher."
+    final = {way: parts | {"test": parts["test"] | {"error": parts["test"]["error"] + points/100}}
+             for way, parts in r["final"].items()}
+    return r | {"final": final}
+
+
+@pytest.mark.parametrize("k, sweep, change, word", [
+    (0, "groups", harder(20, chapter.TABLE[5]), "does not hold here"),
+    (1, "groups", harder(20, *chapter.INNER[0]), "holds"),
+    (1, "groups", harder(20, *chapter.INNER[1]), "does not hold here"),
+    (3, "offsets", harder(60, chapter.GN4 | {"offset": 2.}), "holds in part"),
+    (4, "groups", lambda r: r | {"probe": [HOLLOW]*3}, "holds"),
+    (5, "batch-size", harder(20, *(chapter.BN | {"ghost": b} for b in (2, 4, 16))), "does not hold here")])
+def test_a_changed_record_changes_its_verdict(monkeypatch, k, sweep, change, word):
+    recorded = chapter.recorded
+    monkeypatch.setattr(chapter, "recorded", lambda name, *args, **more: [
+        change(r) if name == sweep else r for r in recorded(name, *args, **more)])
+    assert WORDS[k] != word == chapter.verdicts()[k].word

@@ -19,6 +19,7 @@ from gn_nb.testing import assert_close, must_raise
 
 pytestmark = pytest.mark.quick
 OWN = "gn_nb.lab.grouping:Regrouped"
+WORDS = ["open", "holds in part", "open", "does not hold here"]     # what the records say
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def wild(norm, seed=0, **more):
 
 
 def test_sweeps():
-    for name, size in (("grouping", 6*chapter.SEEDS), ("partitions", 80)):
+    for name, size in (("grouping", 6*chapter.SEEDS), ("partitions", 16*chapter.SEEDS)):
         configs = [*map(check_config, chapter.SWEEPS[name]())]
         assert sweeps()[name] is chapter.SWEEPS[name] and len({*map(key, configs)}) == len(configs) == size
         seeds = [c["seed"] for c in configs]
@@ -245,6 +246,18 @@ def test_dependent(of_groups, of_partitions, word):
 def test_estimates(population, word): assert chapter.estimates(grouping(population=population))[0] == word
 
 
+def test_a_mean_on_the_right_side_is_no_evidence():
+    "Differences as wide as this show nothing, whatever the sign of their mean."
+    records = grouping(population=5.)
+    for r in records:
+        if "population" in r["probe"]: r["probe"]["population"] += .03*(-1)**r["config"]["seed"] - .002
+    assert np.mean([*chapter.rise(records, GN4, "population").values()]) < 0
+    assert chapter.estimates(records)[0] == "open"
+    wide = [r for r in partitions() if r["config"]["norm"].get("deal_by") != "moments"]
+    own = {"name": OWN, "num_groups": 4, "deal_at": chapter.HALF, "deal_by": "moments", "seed": 1}
+    assert chapter.dependent(grouping(), wide + made(own, around(5.5, spread=3, seed=2)))[0] == "open"
+
+
 def test_ranks_that_are_unusual():
     found = chapter.unusual(grouping(p_alike=.005))
     assert len(found) == 24
@@ -254,4 +267,31 @@ def test_ranks_that_are_unusual():
 
 def test_verdicts_from_the_records():
     found = [*map(check_verdict, chapter.verdicts())]
-    assert len(found) == 4 and {v.chapter for v in found} == {"23_what_groups_are"}
+    assert {v.chapter for v in found} == {"23_what_groups_are"}
+    assert [v.word for v in found] == WORDS
+
+
+def harder(points, tied, **norm):
+    "A change of records: so many points more where the normalization says so."
+    def change(r):
+        config = r["config"]
+        if (config["model"]["name"] != "plain") != tied or norm.items() - config["norm"].items(): return r
+        error = r["final"]["running"]["test"]["error"] + points/100
+        return r | {"final": {"running": r["final"]["running"] | {"test": {"error": error}}}}
+    return change
+
+
+def instead(what, of):
+    "A change of records: what the probe found is what it found of something else."
+    return lambda r: r | {"probe": r["probe"] | ({what: r["probe"][of]} if what in r["probe"] else {})}
+
+
+@pytest.mark.parametrize("k, sweep, change, word", [
+    (0, "partitions", harder(10, False, partition="random"), "does not hold here"),
+    (1, "partitions", harder(-4, False, deal_by="moments"), "holds"),
+    (2, "partitions", harder(10, False, partition="interleaved"), "does not hold here"),
+    (3, "grouping", instead("population", "error"), "holds")])
+def test_a_changed_record_changes_its_verdict(monkeypatch, k, sweep, change, word):
+    recorded = chapter.recorded
+    monkeypatch.setattr(chapter, "recorded", lambda name: [change(r) if name == sweep else r for r in recorded(name)])
+    assert WORDS[k] != word == chapter.verdicts()[k].word

@@ -7,7 +7,7 @@ __all__ = ['RESNET50', 'COUNTS', 'SIZES', 'OFFSETS', 'PROBE', 'BASE', 'LN', 'IN'
            'GPU_TABLE', 'SWEEPS', 'INNER', 'MATCHED', 'channels_per_group', 'seeded', 'rates', 'with_rate', 'groups_lr',
            'groups', 'offsets', 'groups_cifar', 'groups_gpu_lr', 'groups_gpu', 'statistics', 'image_moments',
            'layer_numbers', 'of', 'averaged', 'against', 'said', 'works_well', 'scaling', 'share_left', 'bias_effect',
-           'best_sizes', 'worth', 'inside', 'met', 'crossing', 'balance', 'verdicts']
+           'best_sizes', 'worth', 'by_layer', 'inside', 'met', 'crossing', 'balance', 'verdicts']
 
 # %% ../../nbs/22_how_many_groups.ipynb #df173acb
 import json
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from .batch_size import bootstrap, bracket, error_table
 from .data import named
 from .evidence import Verdict, best_rates, by_seed, recorded
-from .figures import compare, holm
+from .figures import compare, holm, interval
 from .sweep import grid
 
 # %% ../../nbs/22_how_many_groups.ipynb #623db634
@@ -37,7 +38,7 @@ LN, IN, GN4 = {"name": "gn", "num_groups": 1}, {"name": "gn", "group_size": 1}, 
 WS, BN = GN4 | {"weight_standardization": True}, {"name": "bn"}
 TABLE = [*({"name": "gn", "num_groups": G} for G in COUNTS), *({"name": "gn", "group_size": D} for D in SIZES)]
 MARGIN = 1.     # points of error
-SEEDS = 5       # of every setting
+SEEDS = 10      # of every setting
 
 def seeded(configs:list, seeds)->list:
     "Each config with every seed, which also splits the data; the seed varies slowest."
@@ -71,11 +72,11 @@ def groups():
 def offsets():
     "Fixed random numbers added to the channels before each normalization: how much harm bias does."
     chosen = rates("groups-lr")
-    def at(norm, S): return with_rate(BASE | {"norm": norm | {"offset": S}, "probe": PROBE}, chosen, norm)
-    def ws(norm, S):
-        more = {"weight_standardization": True} | ({"offset": S} if S else {})
+    def at(norm, tau): return with_rate(BASE | {"norm": norm | {"offset": tau}, "probe": PROBE}, chosen, norm)
+    def ws(norm, tau):
+        more = {"weight_standardization": True} | ({"offset": tau} if tau else {})
         return with_rate(BASE | {"norm": norm | more, "probe": PROBE}, chosen, WS)
-    return seeded([*(at(n, S) for S in OFFSETS for n in (LN, GN4)), at(IN, 2.), ws(LN, 0), ws(LN, 2.), ws(GN4, 2.)],
+    return seeded([*(at(n, tau) for tau in OFFSETS for n in (LN, GN4)), at(IN, 2.), ws(LN, 0), ws(LN, 2.), ws(GN4, 2.)],
                   range(SEEDS))
 
 def groups_cifar(rate=.1):
@@ -176,17 +177,16 @@ def scaling(records)->tuple:
                   f"{said(everything)}")
 
 # %% ../../nbs/22_how_many_groups.ipynb #368b08c2
-def share_left(records, norm=BN)->float:
-    "Bias² of four groups over that of one, mean over the layers and seeds of networks trained with `norm`."
-    found = [layer["bias2"][layer["sizes"].index(layer["C"]//4)]/layer["bias2"][-1]
-             for r in of(records, norm) if r["status"] == "done" for layer in r["probe"]]
-    return float(np.mean(found))
+def share_left(records, norm=BN)->list:
+    "Bias² of four groups over that of one, mean over the layers, of every network trained with `norm`."
+    return [float(np.mean([layer["bias2"][layer["sizes"].index(layer["C"]//4)]/layer["bias2"][-1]
+                           for layer in r["probe"]])) for r in of(records, norm) if r["status"] == "done"]
 
 def bias_effect(records, made)->tuple:
     "Word and reason: are groups good because they reduce bias? `made`: the records of offsets."
-    kept = share_left(records)
-    text = f"four groups keep {100*kept:.0f} per cent of the bias² that one group has"
-    if kept >= 1: return "does not hold here", text
+    kept, low, high = interval(share_left(records))
+    text = f"four groups keep {100*kept:.0f} per cent of the bias² that one group has ({100*low:.0f} to {100*high:.0f})"
+    if not high < 1: return "does not hold here" if low >= 1 else "open", text
     at = {n: [averaged(made + records, [norm | more]) for more in ({}, {"offset": 2.})]
           for n, norm in (("LN", LN), ("GN", GN4))}
     harm = {n: {k: b[k] - a[k] for k in a.keys() & b.keys()} for n, (a, b) in at.items()}
@@ -199,9 +199,9 @@ def bias_effect(records, made)->tuple:
 
 # %% ../../nbs/22_how_many_groups.ipynb #0c28af9f
 def best_sizes(records, norm)->list:
-    "For every layer and seed: (channels, the group size with the least bias² + variance), groups as they lie."
-    return [(layer["C"], layer["sizes"][int(np.argmin(np.add(layer["bias2"], layer["variance"])))])
-            for r in of(records, norm) if r["status"] == "done" for layer in r["probe"]]
+    "For every seed its layers: (channels, the group size with the least bias² + variance), groups as they lie."
+    return [[(layer["C"], layer["sizes"][int(np.argmin(np.add(layer["bias2"], layer["variance"])))])
+             for layer in r["probe"]] for r in of(records, norm) if r["status"] == "done"]
 
 def worth(records, norm, groups=4)->np.ndarray:
     "b*: how many images one of `groups` groups is worth, (runs, layers); see chapter 5."
@@ -210,38 +210,44 @@ def worth(records, norm, groups=4)->np.ndarray:
         return layer["A"]/(layer["bias2"][k] + layer["variance"][k])
     return np.array([[of_layer(layer) for layer in r["probe"]] for r in of(records, norm) if r["status"] == "done"])
 
-def inside(found)->float:
-    "Share of `best_sizes` that are neither 1 nor all channels."
-    return float(np.mean([1 < D < C for C, D in found]))
+def by_layer(b)->list:
+    "Geometric mean of `worth` and its interval over the runs, for each layer."
+    return [tuple(map(float, np.exp(interval(v)))) for v in np.log(b).T]
+
+def inside(found)->list:
+    "Share of the layers whose `best_sizes` are neither 1 nor all channels, for each seed."
+    return [float(np.mean([1 < D < C for C, D in layers])) for layers in found]
 
 # %% ../../nbs/22_how_many_groups.ipynb #5658cdc2
 def met(batch_size_records)->tuple:
-    "The batch sizes between which BN stops being worse than four groups on average; None without such records."
-    group, found = averaged(batch_size_records, [GN4]) if batch_size_records else {}, {}
-    for b in (1, 2, 4, 8, 16, 32, 64):
-        bn = averaged(batch_size_records, [BN | {"ghost": b}]) if group else {}
-        both = bn.keys() & group.keys()
-        if both: found[b] = np.mean([bn[k] - group[k] for k in both])
-    if not found: return None
-    worse = [b for b, d in found.items() if d > 0]
-    return max(worse, default=0), min((b for b in found if b > max(worse, default=0)), default=np.inf)
+    "The sizes that were run between which BN stops being worse than four groups; None without such records."
+    sizes = sorted({r["config"]["norm"]["ghost"] for r in batch_size_records if "ghost" in r["config"]["norm"]})
+    found = error_table(batch_size_records, [*(f"BN, b = {b}" for b in sizes), "GN"])
+    if not sizes or len(found) < 2: return None
+    return bracket(sizes, *bootstrap(sizes, found[:, :-1], found[:, -1])[1:])
 
 def crossing(records, batch_size_records)->tuple:
     "Word and reason: do batch and group normalization meet where bias and variance say?"
-    b = float(np.median(worth(records, BN)))
-    text = f"by bias and variance four groups are worth {b:.1f} images (the median layer of networks trained with BN)"
-    between = met(batch_size_records)
-    if between is None: return "open", f"{text}; where the errors meet is not recorded yet"
-    low, high = between
-    near = low/2 <= b <= 2*high
-    return "holds" if near else "does not hold here", f"{text}; the errors meet between b = {low} and {high}"
+    b = by_layer(worth(records, BN))
+    text = ("by bias and variance four groups are worth "
+            f"{', '.join('{:.2g} ({:.2g} to {:.2g})'.format(*v) for v in b)} images in the layers of networks trained "
+            "with BN")
+    found = met(batch_size_records)
+    if found is None: return "open", f"{text}; where the errors meet is not recorded yet"
+    low, high = found
+    near = [low/2 <= v[1] and v[2] <= 2*high for v in b]
+    off = [v[2] < low/2 or v[1] > 2*high for v in b]
+    word = "holds" if all(near) else "does not hold here" if all(off) else "holds in part" if any(near) else "open"
+    return word, f"{text}; other networks' errors meet between b = {low} and {high}"
 
 def balance(records)->tuple:
     "Word and reason: is an inner group size the best estimator?"
-    share = {name: inside(best_sizes(records, norm)) for name, norm in (("BN", BN), ("GN", GN4))}
-    word = "holds" if share["BN"] > .5 else "holds in part" if share["GN"] > .5 else "does not hold here"
-    return word, (f"bias² plus variance is least at an inner size in {100*share['BN']:.0f} per cent of the layers "
-                  f"trained with BN, in {100*share['GN']:.0f} per cent of those trained with four groups")
+    share = {name: interval(inside(best_sizes(records, norm))) for name, norm in (("BN", BN), ("GN", GN4))}
+    word = ("holds" if share["BN"][1] > .5 else "holds in part" if share["GN"][1] > .5 else
+            "does not hold here" if max(high for _, _, high in share.values()) < .5 else "open")
+    bn, gn = ("{:.0f} per cent ({:.0f} to {:.0f})".format(*(100*v for v in s)) for s in share.values())
+    return word, (f"bias² plus variance is least at an inner size in {bn} of the layers of a network trained with BN, "
+                  f"in {gn} of one trained with four groups")
 
 # %% ../../nbs/22_how_many_groups.ipynb #f265abbb
 def verdicts()->list:

@@ -237,7 +237,7 @@ def partitions():
     configs += [tied | {"norm": own | {"group_size": 4, "partition": p}} for p in ("contiguous", "interleaved")]
     chosen = rates("groups-lr")
     return [c | {"norm": c["norm"] | {"seed": c["seed"]}}
-            for c in seeded([with_rate(c, chosen, GN4) for c in configs], range(10))]
+            for c in seeded([with_rate(c, chosen, GN4) for c in configs], range(2*SEEDS))]
 
 SWEEPS = {"grouping": grouping, "partitions": partitions}
 
@@ -322,7 +322,7 @@ def dependent(records, made)->tuple:
     p = holm([c.p_different for c in likeness.values()])
     sorting = any(c.mean < 0 and q < .05 for c, q in zip(likeness.values(), p))
     known_ = oracle.mean < 0 and oracle.p_different < .05
-    refuted = all(c.p_equivalent < .05 or c.mean > 0 for c in (*likeness.values(), oracle))
+    refuted = all(c.p_equivalent < .05 or c.low > 0 for c in (*likeness.values(), oracle))
     word = ("holds" if alike_ and sorting and not control else "holds in part" if alike_ or sorting or known_ else
             "does not hold here" if refuted else "open")
     return word, (f"after training groups hold channels unusually alike in {alike_}, unusually balanced in {still} and "
@@ -334,8 +334,8 @@ def dependent(records, made)->tuple:
 def estimates(records)->tuple:
     "Word and reason: do the statistics of an image stand for those of all images?"
     found = {j: against(d, zero(d)) for j in (0., 1.) for d in [rise(records, GN4, "population", j)]}
-    worse = [c.mean > 0 and c.p_different < .05 for c in found.values()]
-    well = [c.mean <= 0 or c.p_equivalent < .05 for c in found.values()]
+    worse = [c.low > 0 for c in found.values()]
+    well = [c.high < 0 or c.p_equivalent < .05 for c in found.values()]
     word = "does not hold here" if all(worse) else "holds" if all(well) else "holds in part" if any(well) else "open"
     return word, (f"statistics of all images in place of each image's own change the error of a trained GN network by "
                   f"{said(found[0.])}, with varied contrast by {said(found[1.])}")

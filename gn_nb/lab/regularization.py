@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'PROBE', 'SWEEPS', 'CHAPTER', 'arms', 'train_probe', 'half', 'runs', 'regularization', 'regularization_cifar',
-           'regularization_gpu', 'of_arm', 'train_loss', 'spread', 'noise_verdict', 'errors_of', 'par_verdict',
+           'regularization_gpu', 'of_arm', 'train_loss', 'spread', 'noise_verdict', 'errors_of', 'each', 'par_verdict',
            'ws_verdict', 'verdicts']
 
 # %% ../../nbs/25_regularization.ipynb #8ee7976d
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .architectures import THUMBNAILS, change, noisy, points
+from .batch_size import together
 from .evidence import Verdict, error, paired, pick, recorded, tuned
 from .figures import Comparison, compare
 from .models import BatchNorm
@@ -70,13 +71,13 @@ def regularization_gpu():
 SWEEPS = {"regularization": regularization, "regularization-cifar": regularization_cifar,
           "regularization-cifar-gpu": regularization_gpu}
 
-def of_arm(records, arm)->list:
-    "The runs of one arm, at the learning rate that is best for it on val."
+def of_arm(records, arm, lr=None)->list:
+    "The runs of one arm, at the learning rate that is best for it on val, or at `lr`."
     norm, model, train = arms(None, 32)[arm]
     where = {"norm.name": norm["name"], "norm.noise": norm.get("noise"), "model.dropout": model.get("dropout"),
              "norm.weight_standardization": norm.get("weight_standardization"),
              "train.label_smoothing": train.get("label_smoothing")}
-    return tuned(pick(records, where))
+    return pick(records, where | {"train.lr": lr}) if lr else tuned(pick(records, where))
 
 def train_loss(record)->float:
     "Loss on the training images as in use; that of guessing among ten for a run that failed."
@@ -118,7 +119,7 @@ def noise_verdict(records, beside=())->Verdict:
     if loss.low > 0 or gap.high < 0: word = "does not hold here"
     elif not (loss.high < 0 and gap.low > 0): word = "open"
     else: word = ("holds" if closed.low > 0 else "does not hold here" if closed.high < 0 else
-                  "holds in part" if of_noise.mean < 0 else "open")
+                  "holds in part" if of_noise.high < 0 else "open")
     because = (f"on digits GN's training loss is {loss.mean:+.3f} ({loss.low:+.3f} to {loss.high:+.3f}) beside BN's, "
                f"its test error {points(gap)}; BN's noise changes GN's error by {points(of_noise)}, and h is "
                f"{points(closed)}")
@@ -136,26 +137,29 @@ def errors_of(*lists)->list:
     kept = [[r for r in records if r["config"]["seed"] in common] for records in lists]
     return [paired(records, kept[0])[0] for records in kept] if first and common else []
 
-def par_verdict(records)->Verdict:
+def each(records, beside, arm, judge)->tuple:
+    "Word and reason: what `judge` says of an arm's error beside BN's, for each set of data and for both."
+    found = {title: change(of_arm(runs, arm), of_arm(runs, "bn"))
+             for title, runs in (("digits", records), ("photographs", beside))}
+    words = {title: judge(c) for title, c in found.items() if c}
+    said = [f"{points(found[title])} on {title} ({word})" for title, word in words.items()]
+    return together(words.values()), (f"beside BN's its test error is {' and '.join(said)}, margin 1" if said else
+                                      "too few runs")
+
+def par_verdict(records, beside=())->Verdict:
     "Whether group and batch normalization are on par at 32 images."
-    c = change(of_arm(records, "gn"), of_arm(records, "bn"))
-    word = "open" if c is None or c.verdict == "open" else "holds" if c.p_equivalent < .05 else (
-        "does not hold here" if abs(c.mean) > 1 else "open")
-    because = "too few runs" if c is None else f"on digits GN's test error is {points(c)} beside BN's, margin 1"
+    def judge(c):
+        return "holds" if c.p_equivalent < .05 else "does not hold here" if max(c.low, -c.high) > 1 else "open"
     return Verdict("for a batch size of 32, group normalization performs enpar with batch normalization",
-                   "the third summary", word, because, CHAPTER)
+                   "the third summary", *each(records, beside, "gn", judge), CHAPTER)
 
 def ws_verdict(records, beside=())->Verdict:
     "Whether group normalization with weight standardization is as good as batch normalization."
-    c = change(of_arm(records, "ws"), of_arm(records, "bn"))
-    word = "open" if c is None else "holds" if c.high < 1 else "does not hold here" if c.low > 0 else "open"
-    because = "too few runs" if c is None else f"on digits its test error is {points(c)} beside BN's, margin 1"
-    more = change(of_arm(beside, "ws"), of_arm(beside, "bn"))
-    if more: because += f"; on photographs {points(more)}"
-    return Verdict("GN with weight standardization is as good as BN (our words)", "Qiao et al. 2019", word, because,
-                   CHAPTER)
+    def judge(c): return "holds" if c.high < 1 else "does not hold here" if c.low > 1 else "open"
+    return Verdict("GN with weight standardization is as good as BN (our words)", "Qiao et al. 2019",
+                   *each(records, beside, "ws", judge), CHAPTER)
 
 def verdicts()->list:
     "What this chapter found."
     records, beside = recorded("regularization"), recorded("regularization-cifar", required=False)
-    return [noise_verdict(records, beside), par_verdict(records), ws_verdict(records, beside)]
+    return [noise_verdict(records, beside), par_verdict(records, beside), ws_verdict(records, beside)]
