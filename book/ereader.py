@@ -1,5 +1,6 @@
 """Sphinx extension: what an EPUB needs and a page of HTML does not. Its pages are XML, no script runs in them, and a
-formula is MathML. A browser that has MathJax turns a page into all that."""
+formula is MathML. A browser that has MathJax turns a page into all that. And links that outputs hold, to other pages."""
+import re
 from pathlib import Path
 
 from browser import chromium
@@ -19,6 +20,8 @@ TO_XML = r"""html => {
     + "div.cell:not(.tag_solution) details.hide";
   for (const e of body.querySelectorAll(gone)) e.remove();
   for (const e of body.querySelectorAll("details")) e.open = true;
+  for (const e of body.querySelectorAll("a[href]"))
+    e.setAttribute("href", e.getAttribute("href").replace(/^(\w+)\.html(#|$)/, "$1.xhtml$2"));
   return [...body.childNodes].map(e => new XMLSerializer().serializeToString(e)).join("");
 }"""
 
@@ -47,6 +50,8 @@ READER = Reader()
 
 def convert(app, pagename, templatename, context, doctree):
     if app.builder.name == "epub" and "body" in context: context["body"] = READER.xml(context["body"])
+    if app.builder.name == "singlehtml" and "body" in context:              # where a heading may stand in two chapters
+        context["body"] = re.sub(r'<a href="\w+\.html#[\w-]+">(.*?)</a>', r"\1", context["body"])
 
 
 def plain(app):

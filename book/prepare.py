@@ -20,7 +20,7 @@ if "google.colab" in sys.modules:  # elsewhere: pip install "gn_nb[lab]"
     if torch.cuda.is_available(): print("GPU:", torch.cuda.get_device_name())
     else: print("No GPU: every cell still runs; to time GPU kernels choose Runtime > Change runtime type > T4 GPU.")'''
 GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}        # metadata: Colab opens these with a card
-ON_GPU = ("08_cuda_steps", "09_cuda")
+ON_GPU = ("08_cuda_steps", "09_cuda", "10_torch", "12_how_fast")
 
 
 def chapters(): return sorted((root/"nbs").glob("*.ipynb"))

@@ -1,4 +1,5 @@
 "The book to take along: each kind holds every chapter, the EPUB is XML with formulas as MathML, the PDF has its pages."
+import posixpath
 import re
 import zipfile
 from xml.etree import ElementTree
@@ -44,6 +45,7 @@ def test_one_page_holds_every_chapter(onepage):
     ids = {node["id"] for node in page.select("[id]")}
     dead = {a["href"] for a in page.select("article a[href^='#']") if a["href"][1:] and a["href"][1:] not in ids}
     assert dead == set()
+    assert [a["href"] for a in page.select("article a[href]") if re.match(r"\w+\.html", a["href"])] == []
 
 
 @pytest.fixture
@@ -97,6 +99,13 @@ def test_the_epub_is_a_book(built):
         words = " ".join("".join(headings[f"nbs/{name}.xhtml"][0].itertext()).split()).replace("’", "'")
         assert words.startswith(title), name
     assert not any("<script" in text for text in pages.values())
+    ids = {name: {e.get("id") for e in tree.iter()} for name, tree in trees.items()}
+    for name, tree in trees.items():
+        for address in (e.get("href", "") for e in tree.iter() if e.tag.endswith("}a")):
+            if re.match(r"[\w/.-]*html", address):
+                to, _, anchor = address.partition("#")
+                to = posixpath.normpath(posixpath.join(posixpath.dirname(name), to))
+                assert to in trees and (not anchor or anchor in ids[to]), f"{name}: dead link {address}"
     def found(word, of=None):
         "Elements of that class, or that name if it is one, in an element or the whole book."
         for tree in [of] if of is not None else trees.values():
