@@ -314,7 +314,7 @@ def as_batch_norm(
     lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
     channels = 0 if lazy else len(module.running_mean) if frozen else module.num_features
     weight, bias = (None, None) if why_not else (module.weight, module.bias)
-    vectors = isinstance(module, nn.BatchNorm1d)
+    vectors = issubclass(module.cls_to_become if lazy else type(module), nn.BatchNorm1d)
     return Found(channels, getattr(module, "eps", 1e-5), weight, bias, dict(module._modules) if acts else {},
                  vectors or isinstance(module, nn.SyncBatchNorm), 16 if vectors else 2, why_not)
 
