@@ -415,6 +415,16 @@ class TestAccelerate:
                  "act": "a hook looks", "between": "no activation known"}
         assert words[spot] in row.kept and (row.became == "") == (spot == "norm")
 
+    def test_a_forward_set_after_acceleration_is_kept_too(self):
+        "It calls the fused layer alone, which goes on to apply the activation."
+        model, x = nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU()), rand(2, 8, 3, 3)
+        accelerate(model)
+        model.forward = lambda x: model[0](x)
+        wanted = model(x)
+        to_torch(model)
+        assert not isinstance(model[0], GroupNorm)
+        assert_close(model(x), wanted, 1e-5)
+
     def test_a_child_is_no_activation(self):
         "Unless the class is known to call it."
         for norm in (nn.GroupNorm(2, 8), GroupNorm(2, 8)):
