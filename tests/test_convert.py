@@ -688,7 +688,7 @@ def test_accelerated_models_compile(name):
     model, args = MODELS[name]() if name in MODELS else hf_resnet(2)
     model = random_weights(model).eval()
     if name not in MODELS: assert convert_batch_norm(model).changed
-    assert accelerate(model).changed
+    accelerate(model)
     with torch.no_grad():
         wanted = first(model(*args))
         assert_close(first(torch.compile(model, backend="aot_eager")(*args)), wanted, 1e-5)
