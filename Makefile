@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-bench
 export PYTHONUTF8 := 1
 
-.PHONY: book test browser epub onepage pdf prepare bench bench-models gpu gpu-lab colab serve clean help
+.PHONY: book test browser epub onepage pdf prepare bench bench-models gpu gpu-models gpu-lab colab serve clean help
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
@@ -53,6 +53,9 @@ SLICE  ?= 420
 
 gpu:  ## on a CUDA card, under 8 minutes: tests, sanitizers, times; writes results/gpu-*.json, again: goes on
 	@$(CARD_PY) benchmarks/card.py
+
+gpu-models:  ## there, with diffusers: whole models before and after accelerate; writes results/models-*.json
+	@PYTHONPATH=. $(CARD_PY) benchmarks/models.py --device cuda
 
 gpu-lab:  ## there: the experiments meant for a card; begins no run after SLICE=420 seconds, again: goes on
 	@end=$$(($$(date +%s) + $(SLICE))); status=0; names=$$($(LAB) sweeps gpu) || exit 1; \

@@ -1,14 +1,16 @@
-"""Time whole models on the CPU before and after `accelerate`, and the operator in a program compiled ahead of time.
+"""Time whole models before and after `accelerate`, and on the CPU the operator in a program compiled ahead of time.
 
 The models are diffusers' AutoencoderKL (its decoder) and UNet2DConditionModel, narrower than in use and with random
-weights. Writes results/models-cpu.json, which chapters 13 and 15 show.
+weights. Writes results/models-cpu.json, which chapters 13 and 15 show; with --device cuda results/models-CARD.json.
 """
 import argparse
 import copy
 import json
+import re
 import sys
 import time
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,11 +23,13 @@ from gn_nb import GroupNorm, accelerate
 from gn_nb.lab.records import take_turns
 from gn_nb.testing import max_error
 
-RECORD = Path(__file__).resolve().parent.parent/"results/models-cpu.json"
+RECORDS = Path(__file__).resolve().parent.parent/"results"
 ROUNDS, WINDOW, PAUSE = 7, .1, 20e-3                                     # see take_turns; seconds
 TOLERANCE = 1e-4                                                         # of what is timed, see max_error
 POLICY = {"turns": f"{ROUNDS} rounds in one process; turns of {WINDOW} s or one call", "types": "float32, contiguous",
           "mode": "eval, torch.inference_mode(); random weights; batch 1", "threads": "torch.get_num_threads()"}
+CARD_POLICY = {"card": "torch.cuda.synchronize() after each call: the time of one, launches and all; convolutions in "
+                       "TF32, torch's default, but for the comparison of results"}
 
 
 def rand(*shape): return torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -76,9 +80,23 @@ def unet_step(small=False):
 MODELS = {"VAE decode": vae_decode, "U-Net step": unet_step}
 
 
-def rows(model, calls, wanted, rounds, window):
-    "Checked results, then times by turns: a row for each contestant."
-    errors = {name: max_error(call(), wanted) for name, call in calls.items()}
+def finished(call, device):
+    "The call, waited for: a card goes on working after it has returned."
+    if device == "cpu": return call
+    def wait():
+        y = call()
+        torch.cuda.synchronize()
+        return y
+    return wait
+
+
+def rows(model, calls, rounds, window, device="cpu"):
+    "Checked results, then times by turns: a row for each contestant. The first is what the others must agree with."
+    with torch.backends.cudnn.flags(allow_tf32=False):              # a rounding more or less would be one of ten bits
+        found = {name: call().cpu() for name, call in calls.items()}
+    wanted = next(iter(found.values()))
+    errors = {name: max_error(y, wanted) for name, y in found.items()}
+    calls = {name: finished(call, device) for name, call in calls.items()}
     for name, e in errors.items():
         if not e <= TOLERANCE: raise RuntimeError(f"{model}, {name}: wrong result, error {e:.2g}")
     turns = take_turns(calls, rounds, window, PAUSE)
@@ -87,17 +105,18 @@ def rows(model, calls, wanted, rounds, window):
 
 
 @torch.inference_mode()
-def before_and_after(name, small, rounds, window):
+def before_and_after(name, small, rounds, window, device):
     "Rows of a model as it is and accelerated, and what the conversion reported."
     torch.manual_seed(0)
     model, args = MODELS[name](small)
+    model, args = model.to(device), [a.to(device) for a in args]
     fast = copy.deepcopy(model.eval())
     report = accelerate(fast)
     print(f"{name}: {len(report.changed)} normalizations", file=sys.stderr, flush=True)
     calls = {"torch": lambda: model(*args), "accelerated": lambda: fast(*args)}
     about = dict(name=name, parameters=sum(p.numel() for p in model.parameters()), normalizations=len(report.changed),
                  fused=sum("applies" in r.kept for r in report.changed), inputs=[[*a.shape] for a in args])
-    return about, rows(name, calls, model(*args), rounds, window)
+    return about, rows(name, calls, rounds, window, device)
 
 
 def ahead_of_time(rounds, window):
@@ -116,28 +135,41 @@ def ahead_of_time(rounds, window):
         other = max_error(compiled(x[:1]), model(x[:1]))                     # the batch was left open
         if not other <= TOLERANCE: raise RuntimeError(f"AOTInductor, batch 1: error {other:.2g}")
         about = dict(seconds=seconds, bytes=Path(file).stat().st_size, input=[*x.shape])
-        return about, rows("AOTInductor", {"eager": lambda: model(x), "AOTInductor": lambda: compiled(x)}, model(x),
-                           rounds, window)
+        calls = {"eager": lambda: model(x), "AOTInductor": lambda: compiled(x)}
+        return about, rows("AOTInductor", calls, rounds, window)
 
 
-def make_record(small):
+def make_record(small, device):
     "Measure everything."
     about = dict(machine=machine(), versions=versions(), date=date.today().isoformat(), policy=POLICY, quick=small)
+    if device == "cuda":
+        about["machine"]["card"] = torch.cuda.get_device_name()
+        about["policy"] = POLICY | CARD_POLICY
     rounds, window = (2, 0.) if small else (ROUNDS, WINDOW)
-    measured = [before_and_after(name, small, rounds, window) for name in MODELS]
-    compiled, found = (None, []) if small else ahead_of_time(rounds, window)
+    measured = [before_and_after(name, small, rounds, window, device) for name in MODELS]
+    compiled, found = (None, []) if small or device == "cuda" else ahead_of_time(rounds, window)
     return about | dict(models=[m for m, _ in measured], aot=compiled,
                         rows=[row for _, some in measured for row in some] + found)
+
+
+def place(device):
+    "Where the record of a full run goes: models-cpu.json, models-h200.json."
+    card = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().removeprefix(
+        "NVIDIA ").lower())
+    return RECORDS/f"models-{card}.json"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny models, nothing compiled: does it work?")
-    parser.add_argument("--out", type=Path, help="where to write the record; a full run writes results/models-cpu.json")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="where to write the record; a full run writes results/models-*.json")
     args = parser.parse_args(argv)
-    record = make_record(args.quick)
+    if not find_spec("diffusers"): sys.exit("diffusers is not here, and the models are its own: nothing was measured")
+    if args.device == "cuda" and not torch.cuda.is_available(): sys.exit("no CUDA card is here: nothing was measured")
+    record = make_record(args.quick, args.device)
     text = json.dumps(record, indent=1)
-    out = args.out or (None if args.quick else RECORD)
+    out = args.out or (None if args.quick else place(args.device))
     if out: out.write_text(text + "\n", encoding="utf-8")
     print(text)
 

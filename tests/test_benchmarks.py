@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from settings import root
@@ -329,9 +330,32 @@ def test_models(tmp_path):
     check_no_names(out.read_text())
 
 
+def test_models_say_what_is_missing(tmp_path):
+    "Without diffusers, and without a card."
+    pytest.importorskip("diffusers", reason="diffusers is not installed: see [dev]")
+    (tmp_path/"sitecustomize.py").write_text("import importlib.util as util\nfind = util.find_spec\n"
+                                             "util.find_spec = lambda name: name != 'diffusers' and find(name)\n")
+    for env, device, words in (({"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}, "cpu", "diffusers is not here"),
+                               ({"CUDA_VISIBLE_DEVICES": ""}, "cuda", "no CUDA card is here")):
+        done = subprocess.run([sys.executable, "benchmarks/models.py", "--quick", "--device", device], cwd=root,
+                              text=True, env=os.environ | env, capture_output=True)
+        assert done.returncode == 1 and words in done.stderr and "nothing was measured" in done.stderr
+
+
+def shown(record):
+    "What chapter 13 says below the table of a record."
+    book, names = nbformat.read(root/"nbs/13_converting.ipynb", 4), {"record": record}
+    exec(next(cell.source for cell in book.cells if cell.id == "record-load"), names)
+    return names["beside"](record)
+
+
 @pytest.mark.quick
 def test_the_record_of_models():
-    "What chapters 13 and 15 show."
+    "What chapters 13 and 15 show; one made beside other work is called rough there, visibly."
     path = root/"results/models-cpu.json"
-    check_models(json.loads(path.read_text()), False)
+    record = json.loads(path.read_text())
+    check_models(record, False)
     check_no_names(path.read_text())
+    for load in (record["machine"]["load before"], 0.2, 3):
+        said = shown(record | dict(machine=record["machine"] | {"load before": load}))
+        assert ("to be measured again" in said) == (load > 1) and f"load of {load:g}" in said

@@ -50,11 +50,11 @@ class TestBatchNorm:
         old = model[0]
         report = convert_batch_norm(model)
         assert type(model[0]) is GroupNorm and report.model is model
-        x = rand(*shape)
-        assert_close(model(x), expected(x, 4, old), 1e-5)
+        x, G = rand(*shape), 1 if cls is nn.BatchNorm1d else 4
+        assert_close(model(x), expected(x, G, old), 1e-5)
         assert model[0].weight is old.weight and model[0].bias is old.bias and model[0].affine == old.affine
         row, = report.rows
-        assert row[:5] == ("0", cls.__name__, 12, 4, "GroupNorm")
+        assert row[:5] == ("0", cls.__name__, 12, G, "GroupNorm")
         assert ("weight, bias" in row.kept) == old.affine and f"eps {old.eps:g}" in row.kept
         assert "accuracy drops" in repr(report)
         assert ("process group dropped" in row.kept) == (cls is nn.SyncBatchNorm)
@@ -65,6 +65,22 @@ class TestBatchNorm:
         model = nn.Sequential(nn.BatchNorm2d(C))
         convert_batch_norm(model)
         assert model[0].num_groups == G == convert.gcd_groups(C)
+
+    @pytest.mark.parametrize("C, G", [(2, 1), (16, 1), (31, 1), (32, 2), (48, 2), (64, 4), (100, 4), (512, 32)])
+    def test_groups_of_vectors(self, C, G):
+        "A group of D values of a vector has D - 2 left to say, so D is 16 unless there are fewer channels, or told."
+        row, = convert_batch_norm(nn.Sequential(nn.BatchNorm1d(C))).rows
+        assert row.groups == G and ("of vectors, groups of" in row.kept) == (C < 16)
+        row, = convert_batch_norm(nn.Sequential(nn.BatchNorm1d(2*C)), C).rows
+        assert row.groups == C and "of vectors, groups of 2 values" in row.kept
+        lazy = convert_batch_norm(nn.Sequential(nn.LazyBatchNorm1d())).model
+        lazy(rand(2, C))
+        assert lazy[0].num_groups == G
+
+    def test_vectors_keep_more_than_signs(self):
+        model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32))
+        y = convert_batch_norm(model).model(rand(64, 10)).abs()
+        assert ((y - 1).abs() < 0.05).double().mean() < 0.2                       # groups of two: all of them
 
     def test_rules(self):
         def groups(**options):
@@ -79,6 +95,9 @@ class TestBatchNorm:
         for layer in (nn.BatchNorm1d(4), nn.SyncBatchNorm(4)):
             must_raise(ValueError, "the model: num_groups (4) must be less than num_channels (4)",
                        convert_batch_norm, layer, group_size=1)
+        seen = []
+        convert_batch_norm(nn.BatchNorm2d(4), rule=lambda layer, C: seen.append(layer) or 1)
+        assert seen == [""]                                                       # as in the report
         must_raise(ValueError, "0: num_groups (1) must be less than num_channels (1)", convert_batch_norm,
                    nn.Sequential(nn.BatchNorm1d(1)))
 
@@ -92,6 +111,7 @@ class TestBatchNorm:
         (ValueError, "b.1: num_channels (10) must be divisible by num_groups (4)", dict(rule=lambda layer, C: 4)),
         (TypeError, "a: num_groups must be an integer, got None", dict(rule=lambda layer, C: None)),
         (TypeError, "rule must be a function", dict(rule=8)),
+        (ValueError, "b.1: rule must allow 10 channels, got KeyError(10)", dict(rule=lambda layer, C: {8: 2}[C])),
         (ValueError, "only ('c*') fits none of the 2", dict(only="c*")),
         (ValueError, "skip ('a.0') fits none of the 2", dict(skip=["b.1", "a.0"])),
         (TypeError, "only must be path patterns or classes, got 3", dict(only=3))])
@@ -103,7 +123,10 @@ class TestBatchNorm:
 
     def test_a_late_error_leaves_lazy_layers_alive(self):
         model = nn.Sequential(nn.LazyBatchNorm2d(), nn.BatchNorm2d(4, eps=-1))
-        must_raise(ValueError, "eps (-1) must be finite", convert_batch_norm, model)
+        must_raise(ValueError, "1: eps (-1) must be finite", convert_batch_norm, model)
+        for f in (convert_batch_norm, accelerate):
+            norm = (nn.BatchNorm2d if f is convert_batch_norm else lambda C, eps: nn.GroupNorm(2, C, eps))(4, eps=-1)
+            must_raise(ValueError, "the model: eps (-1) must be finite", f, norm)
         assert type(model[0]) is nn.LazyBatchNorm2d and model[0](rand(2, 4, 3, 3)).shape == (2, 4, 3, 3)
 
     def test_not_a_model(self):
@@ -202,6 +225,12 @@ class TestBatchNorm:
         must_raise(ValueError, "0: num_channels (10) must be divisible by group_size (4)",
                    convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d()), group_size=4).model, rand(2, 10, 3, 3))
 
+    def test_lazy_ones_can_be_pickled_once_they_are_known(self):
+        model = convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d()), rule=lambda layer, C: 3).model
+        x = rand(2, 12, 3, 3)
+        y = model(x)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(x), y)
+
     def test_lazy_takes_a_checkpoint(self):
         model = convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d())).model
         state = random_weights(nn.Sequential(nn.GroupNorm(1, 12))).state_dict()
@@ -233,6 +262,38 @@ class TestBatchNorm:
         assert [(r.layer, r.became) for r in report.rows] == [("0", ""), ("1", "GroupNorm"), ("2", "")]
         assert "forward of its own" in report.rows[0].kept and "parametrization" in report.rows[2].kept
         assert [type(model[k]) for k in (0, 2, 3)] == [classes[k] for k in (0, 2, 3)] and "1 of 3" in repr(report)
+
+    def test_a_forward_set_on_the_layer_or_children_are_left_alone(self):
+        "As libraries set it that load weights when they are needed, and chapter 14 for its synchronized layer."
+        model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.BatchNorm2d(8))
+        model[0].forward = lambda x: 2*nn.BatchNorm2d.forward(model[0], x)
+        model[1].add_module("observer", nn.ReLU())
+        x, before = rand(2, 8, 3, 3), [*model]
+        wanted = model[:2](x)
+        rows = convert_batch_norm(model).rows
+        assert [r.became for r in rows] == ["", "", "GroupNorm"] and [*model[:2]] == before[:2]
+        assert "a forward was set on it" in rows[0].kept and "it holds observer" in rows[1].kept
+        assert torch.equal(model[:2](x), wanted)
+
+    def test_what_a_user_registered_is_kept(self):
+        for norm, change in ((nn.BatchNorm2d(8), convert_batch_norm), (nn.GroupNorm(2, 8), accelerate),
+                             (GroupNorm(2, 8), to_torch)):
+            model = nn.Sequential(norm)
+            model[0].register_buffer("scale", torch.ones(1))
+            model[0].register_buffer("secret", torch.ones(1), persistent=False)
+            model[0].register_parameter("extra", nn.Parameter(torch.ones(1)))
+            kept = {k: id(v) for k, v in model[0].named_buffers() if k in ("scale", "secret")}
+            row, = change(model).rows
+            assert "extra, scale, secret" in row.kept and model[0] is not norm
+            assert {k: id(v) for k, v in model[0].named_buffers()} == kept and model[0].extra is norm.extra
+            assert sorted(model.state_dict()) == ["0.bias", "0.extra", "0.scale", "0.weight"]
+
+    @torch_warns
+    @pytest.mark.filterwarnings("default:.torch.jit:DeprecationWarning")
+    def test_a_scripted_model_is_explained(self):
+        model = torch.jit.script(nn.Sequential(nn.BatchNorm2d(8)))
+        for f in (convert_batch_norm, accelerate, to_torch):
+            assert "0 of 0" in repr(f(model)) and "TorchScript has compiled cannot be exchanged" in repr(f(model))
 
     def test_norm_and_activation_in_one_module(self):
         "Built as timm builds it, which is not installed everywhere: see test_timm for the real one."
@@ -324,6 +385,92 @@ class TestAccelerate:
             report = accelerate(model)
             assert report.changed and "no activation known to follow" in report.rows[0].kept
             assert_close(model(x), reference(x), 1e-5)
+
+    def test_nothing_between_is_passed_over_that_somebody_looks_at(self):
+        for between in (nn.Identity(), nn.Dropout(0.)):
+            for watched in (False, True):
+                model, seen = random_weights(nn.Sequential(nn.GroupNorm(2, 8), between, nn.ReLU())), []
+                if watched: between.register_forward_hook(lambda m, args, y: seen.append(y))  # noqa: B023
+                x = rand(2, 8, 3, 3)
+                wanted = model(x)
+                accelerate(model)
+                assert (model[0].activation == "relu") != watched and type(model[1]) is type(between)
+                assert_close(model(x), wanted, 1e-5)
+                if watched: assert_close(seen[1], seen[0], 1e-5)
+        model = nn.Sequential(nn.GroupNorm(2, 8), nn.Dropout(0.1), nn.ReLU())
+        assert accelerate(model).model[0].activation is None
+
+    @pytest.mark.parametrize("spot", ["norm", "act", "parent", "between"])
+    def test_a_forward_set_on_a_module_is_kept(self, spot):
+        "It replaces what the class does, as HF accelerate's hooks do."
+        model = random_weights(nn.Sequential(nn.Sequential(nn.GroupNorm(2, 8), nn.Identity(), nn.ReLU())))
+        target = {"norm": model[0][0], "between": model[0][1], "act": model[0][2], "parent": model[0]}[spot]
+        old = target.forward
+        target.forward = lambda x: old(x + 1)/2 if spot != "parent" else model[0][2](-model[0][0](x))
+        x = rand(2, 8, 3, 3)
+        wanted = model(x)
+        row, = accelerate(model).rows
+        assert_close(model(x), wanted, 1e-5)
+        words = {"norm": "a forward was set on it", "parent": "a forward was set on what holds it",
+                 "act": "a hook looks", "between": "no activation known"}
+        assert words[spot] in row.kept and (row.became == "") == (spot == "norm")
+
+    def test_a_forward_set_after_acceleration_is_kept_too(self):
+        "It calls the fused layer alone, which goes on to apply the activation."
+        model, x = nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU()), rand(2, 8, 3, 3)
+        accelerate(model)
+        model.forward = lambda x: model[0](x)
+        wanted = model(x)
+        to_torch(model)
+        assert not isinstance(model[0], GroupNorm)
+        assert_close(model(x), wanted, 1e-5)
+
+    def test_a_child_is_no_activation(self):
+        "Unless the class is known to call it."
+        for norm in (nn.GroupNorm(2, 8), GroupNorm(2, 8)):
+            norm.add_module("observer", nn.ReLU())
+            model, x = nn.Sequential(norm), rand(2, 8, 3, 3)
+            wanted = model(x)
+            for f in (accelerate, to_torch):
+                for row in f(model).rows: assert row.became == "" and "it holds observer" in row.kept
+                assert model[0] is norm and torch.equal(model(x), wanted)
+
+    def test_hooks_on_an_activation_inside_stay(self):
+        class BitGroupNormActivation(nn.GroupNorm):
+            def __init__(self):
+                super().__init__(2, 8)
+                self.activation = nn.ReLU()
+            def forward(self, x): return self.activation(super().forward(x))
+        BitGroupNormActivation.__module__ = "transformers.models.bit.modeling_bit"
+        for watched in (False, True):
+            model, seen = nn.Sequential(BitGroupNormActivation()), []
+            if watched: model[0].activation.register_forward_hook(lambda m, args, y: seen.append(1))  # noqa: B023
+            accelerate(model)
+            model(rand(2, 8, 3, 3))
+            assert len(seen) == watched and type(model[0]) is (convert.GroupNormThen if watched else GroupNorm)
+
+    def test_what_stands_for_an_activation(self):
+        "Mode, and hooks made before, between and after: the handles work throughout."
+        model, calls = nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU()).eval(), []
+        model[1].register_state_dict_post_hook(lambda *given: calls.append("state"))
+        accelerate(model)
+        assert not model[1].training and not model[1].activation.training
+        handle = model[1].register_forward_hook(lambda m, args, y: calls.append(type(m)))
+        model(rand(2, 8, 3, 3))
+        to_torch(model)
+        model(rand(2, 8, 3, 3))
+        assert calls == [convert.Fused, nn.ReLU]
+        handle.remove()
+        model(rand(2, 8, 3, 3)); model.state_dict()
+        assert calls == [convert.Fused, nn.ReLU, "state"] and not model[1].training
+
+    def test_an_activation_that_blocks_call_with_vectors_calls_its_hooks_once(self):
+        fused, calls = convert.Fused(nn.SiLU(), True), []
+        convert.take_over(fused, fused.activation)
+        fused.register_forward_hook(lambda m, args, y: calls.append(args[0].ndim))
+        assert_close(fused(rand(2, 8)), F.silu(rand(2, 8)), 1e-6)
+        fused(rand(2, 8, 3))
+        assert calls == [2, 3]
 
     def test_hooks_keep_what_they_see(self):
         for spot in (0, 1):
@@ -534,12 +681,13 @@ def test_gradients_of_an_accelerated_model():
 
 
 @torch_warns
-@pytest.mark.parametrize("name", ["segresnet", "autoencoder_kl"])
+@pytest.mark.parametrize("name", ["segresnet", "autoencoder_kl", "unet2d_condition", "bit", "converted ResNet"])
 def test_accelerated_models_compile(name):
     "The graph of torch.compile, run without code generation: what that would add is torch's matter and takes minutes."
     torch.manual_seed(0)
-    model, args = MODELS[name]()
+    model, args = MODELS[name]() if name in MODELS else hf_resnet(2)
     model = random_weights(model).eval()
+    if name not in MODELS: assert convert_batch_norm(model).changed
     accelerate(model)
     with torch.no_grad():
         wanted = first(model(*args))
@@ -612,7 +760,8 @@ class TestCalibrate:
         affine = [(m.weight.detach().clone(), m.bias.detach().clone()) for m in (model[1], model[4])]
         report, seen = convert_batch_norm(model), []
         x = rand(64, 3, 9, 9)
-        assert convert.calibrate(report, x) is None
+        rows = convert.calibrate(report, [x]).rows
+        assert [r.became for r in rows] == ["GroupNorm"]*2 and f"from {64*49} values" in rows[0].kept
         for k in (1, 4): model[k].register_forward_hook(lambda m, args, y: seen.append(y.detach()))
         model(x)
         for y, (weight, bias) in zip(seen, affine, strict=True):
@@ -626,18 +775,87 @@ class TestCalibrate:
         model = nn.Sequential(nn.BatchNorm2d(8, affine=False), norm, nn.ReLU(), norm)
         report = convert_batch_norm(model)
         x = rand(16, 8, 5, 5)*3
-        convert.calibrate(report, x)
+        rows = convert.calibrate(report, [x]).rows
+        assert ["no weight to set" in r.kept for r in rows] == [True, False]
         y = model[:2](x)
         assert_close((y - y.mean((0, 2, 3), keepdim=True)).std((0, 2, 3), correction=0), torch.ones(8), 1e-3)
         assert model[0].weight is None and model[1].bias is None
 
-    def test_errors_leave_no_hook(self):
+    def made(self, dtype=torch.float32):
+        torch.manual_seed(0)
+        model = random_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3),
+                                             nn.BatchNorm2d(12))).eval().to(dtype)
+        return model, convert_batch_norm(model)
+
+    def test_again_is_the_same(self):
+        model, report = self.made()
+        start = copy.deepcopy(model.state_dict())
+        def set_by(batches):
+            convert.calibrate(report, batches)
+            return copy.deepcopy(model.state_dict())
+        batches = [*(2*rand(24, 3, 9, 9) + 1).split(8)]
+        found = set_by(batches)
+        for k, v in set_by(iter(batches)).items(): assert torch.equal(v, found[k]), k
+        accelerate(model)                                                       # other modules, the same layers
+        for k, v in set_by(batches).items(): assert_close(v, found[k], 1e-5)
+        model.load_state_dict(start)                                            # as the conversion left it
+        for k, v in set_by([dict(input=b) for b in batches]).items(): assert_close(v, found[k], 1e-5)
+        with torch.no_grad(): model[4].bias += 1
+        changed = copy.deepcopy(model.state_dict())
+        must_raise(ValueError, "4: weight and bias must be as the last calibration left them", convert.calibrate,
+                   report, batches)
+        for k, v in model.state_dict().items(): assert torch.equal(v, changed[k]), k
+
+    def test_batches_are_pooled(self):
+        "For the first layer, which no other moves, as if they were one; of unlike sizes and means."
+        model, report = self.made(torch.float64)
+        x = rand(48, 3, 9, 9).double()*torch.linspace(1, 3, 48).reshape(-1, 1, 1, 1).double()
+        x = x + torch.linspace(0, 2, 48).reshape(-1, 1, 1, 1)
+        other, whole = self.made(torch.float64)
+        convert.calibrate(report, [(b,) for b in x.split([30, 6, 12])])
+        convert.calibrate(whole, [x])
+        for a, b in zip(model[1].parameters(), other[1].parameters()): assert_close(a, b, 1e-12)
+        assert 0 < max((a - b).abs().max() for a, b in zip(model[4].parameters(), other[4].parameters())) < 0.2
+
+    def test_float64_is_not_narrowed(self):
+        model = random_weights(nn.Sequential(nn.BatchNorm2d(8))).double()
+        weight = model[0].weight.detach().clone()
+        x = rand(16, 8, 5, 5).double()
+        convert.calibrate(convert_batch_norm(model), [x])
+        z = F.group_norm(x, 4)
+        assert_close(model[0].weight, weight/(z.var((0, 2, 3), correction=0) + 1e-5).sqrt(), 1e-13)
+
+    def test_called_by_keyword_lazily_and_not_at_all(self):
+        class Odd(nn.Module):
+            def __init__(self): super().__init__(); self.a, self.b = nn.LazyBatchNorm2d(), nn.BatchNorm2d(8)
+            def forward(self, x): return self.a(input=x)
+        model = Odd()
+        rows = convert.calibrate(convert_batch_norm(model), [3*rand(16, 8, 5, 5)]).rows
+        assert [r.became for r in rows] == ["GroupNorm", ""] and rows[1].kept == "the model did not call it"
+        assert_close(model(3*rand(16, 8, 5, 5)).std((0, 2, 3), correction=0), torch.ones(8), 1e-3)
+
+    def test_errors_leave_the_model_as_it_was(self):
         model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8))
         must_raise(ValueError, "report must come from a conversion, got that of a dry run", convert.calibrate,
-                   convert_batch_norm(model, dry_run=True), rand(2, 8, 3, 3))
+                   convert_batch_norm(model, dry_run=True), [rand(2, 8, 3, 3)])
         report = convert_batch_norm(model)
-        must_raise(ValueError, "must have shape", convert.calibrate, report, rand(2, 16, 3, 3))
-        assert not any(m._forward_pre_hooks for m in model)
+        must_raise(ValueError, "report must come from a conversion, got that of accelerate", convert.calibrate,
+                   accelerate(nn.Sequential(nn.GroupNorm(2, 8))), [rand(2, 8, 3, 3)])
+        model = report.model
+        before = copy.deepcopy(model.state_dict())
+        x = rand(2, 8, 3, 3)
+        model[0].register_forward_hook(lambda m, args, y: y.repeat(1, 2, 1, 1) if y.shape[0] > 2 else y)
+        for error, words, batches in (
+                (TypeError, "batches must be an iterable of batches, got a tensor", x),
+                (ValueError, "batches must hold at least 1 batch, got none", []),
+                (ValueError, "0: weight must have shape (16,), one value for each channel, got (8,)",
+                 [rand(2, 16, 3, 3)]),
+                (ValueError, "1: weight must have shape (16,), one value for each channel, got (8,)",
+                 [x, rand(3, 8, 3, 3)]),
+                (ValueError, "0: input must be finite and not empty, got (2, 8, 3, 3)", [x, x*torch.nan])):
+            must_raise(error, words, convert.calibrate, report, batches)
+            assert not any(m._forward_pre_hooks for m in model)
+            for k, v in model.state_dict().items(): assert torch.equal(v, before[k]), (words, k)
 
 
 GOLDEN = json.loads((ROOT/"tests/golden/frameworks.json").read_text(encoding="utf-8"))
@@ -671,6 +889,9 @@ class TestImport:
         self.check("onnx21", convert.from_onnx(self.weight, self.bias, 2, 6))
         self.check("onnx18", convert.from_onnx(self.weight[:2], self.bias[:2], 2, 6, opset=18))
 
+    def test_an_epsilon_of_numpy(self):
+        assert convert.from_flax(dict(scale=self.weight), 2, epsilon=np.float32(0.5)).eps == 0.5
+
     def test_dtypes(self):
         for dtype, wanted in ((np.float64, torch.float64), (np.float16, torch.float16), (np.int64, torch.float32)):
             assert convert.from_keras([np.ones(4, dtype)], 2, center=False).weight.dtype == wanted
@@ -678,6 +899,8 @@ class TestImport:
     @pytest.mark.parametrize("error, words, f, args, options", [
         (ValueError, "must not both be missing", convert.from_flax, [{}, 2], {}),
         (ValueError, "params must hold scale and bias only, got ['kernel']", convert.from_flax, [dict(kernel=1)], {}),
+        (ValueError, "params must hold scale and bias only, got ['params']: give what is in ['params'], of one layer",
+         convert.from_flax, [dict(params=dict(GroupNorm_0=dict(scale=[1.]*4)))], {}),
         (ValueError, "one of num_groups and group_size must be None, got num_groups=32, group_size=2",
          convert.from_flax, [dict(scale=[1.]*4), 32, 2], {}),
         (ValueError, "params: num_channels (4) must be divisible by group_size (3)", convert.from_flax,
