@@ -6,24 +6,24 @@
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', 'APART', 'ARRAYS', 'FIELDS', 'LINE', 'COUNTERS',
            'width', 'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'is_apart', 'to_apart', 'to_order', 'plainly',
            'inside', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH',
-           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM',
-           'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR',
-           'SHORT', 'ODD', 'STREAM', 'NARROW', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES', 'THREADS', 'CALL',
-           'ORDER', 'STEPS', 'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
-           'where_less', 'total', 'load', 'load_some', 'load_last', 'store_some', 'prefetch', 'put_element', 'element',
-           'wide', 'rounded', 'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some', 'end_of', 'put_some',
-           'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor',
-           'held', 'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters',
-           'to_alignment', 'apply_run', 'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table',
-           'fill', 'arrange', 'restore', 'row_shift', 'sums_step', 'row_sums', 'unit_sums', 'unit_totals',
+           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'NEAR',
+           'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'SHORT', 'ODD',
+           'STREAM', 'NARROW', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES', 'THREADS', 'CALL', 'ORDER', 'STEPS',
+           'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes', 'where_less', 'total',
+           'load', 'load_some', 'load_last', 'store_some', 'prefetch', 'put_element', 'element', 'wide', 'rounded',
+           'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some', 'end_of', 'put_some', 'fit', 'power_of_two',
+           'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly',
+           'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run',
+           'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill', 'arrange', 'restore',
+           'row_shift', 'near_rows', 'fetch', 'sums_step', 'sums_column', 'row_sums', 'unit_sums', 'unit_totals',
            'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows', 'forward_rows', 'run_sums',
            'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients', 'channel_gradient', 'backward_runs',
-           'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step', 'fold_gradients', 'unit_gradients',
-           'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows', 'backward_rows', 'spread', 'chunk',
-           'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread', 'gradient_spread', 'fold_spread',
-           'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle', 'compiled', 'openmp', 'address_of',
-           'in_pool', 'default_threads', 'Plan', 'plan', 'invoke', 'drive', 'driver', 'Order', 'run_forward',
-           'run_backward', 'check_activation', 'forward', 'backward']
+           'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step', 'gradients_column', 'fold_gradients',
+           'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows', 'backward_rows',
+           'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread', 'gradient_spread',
+           'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle', 'compiled', 'openmp',
+           'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'invoke', 'drive', 'driver', 'Order',
+           'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
 
 # %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
@@ -805,24 +805,47 @@ def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
     return first(p, p.x, n*p.S*p.C + g*p.D, p.D)
 
+NEAR = 1 << 13               # bytes of short rows that are added column by column, while the next as many are fetched
+
+@plainly()
+def near_rows(p, arrays):
+    "How many short rows, of some arrays together, those are; a multiple of four."
+    return max(4, NEAR//(arrays*p.C*itemsize(p))//4*4)
+
 @inside()
-def sums_step(p, at, i, count, shift, s, q, four):
-    "Add one column of lanes, of one row or of four, to the tables of sums."
-    w, C = wide(p), p.C
-    k = load(w, shift, i)
-    v = some(p, p.x, at, count, k) - k
-    a, b = v, v*v
-    if four:
-        v1, v2 = some(p, p.x, at + C, count, k) - k, some(p, p.x, at + 2*C, count, k) - k
-        v3 = some(p, p.x, at + 3*C, count, k) - k
-        a, b = (v + v1) + (v2 + v3), (v*v + v1*v1) + (v2*v2 + v3*v3)
-    store(w, s, i, load(w, s, i) + a); store(w, q, i, load(w, q, i) + b)
+def fetch(p, address, at, count):
+    "Ask for as many elements as four rows have in a column of lanes."
+    for k in range(4): prefetch(p, address, at + k*count)
+
+@inside()
+def sums_step(p, x, at, i, count, shift, s, q):
+    "Add one column of lanes of one row to the tables of sums."
+    w = wide(p)
+    v = some(p, x, at, count, load(w, shift, i)) - load(w, shift, i)
+    store(w, s, i, load(w, s, i) + v); store(w, q, i, load(w, q, i) + v*v)
+
+@inside()
+def sums_column(p, x, C, at, i, count, rows, shift, s, q):
+    "Add one column of lanes of some rows to the tables of sums, and fetch a part of the rows behind them."
+    w, ahead = wide(p), at - i + rows*(C + i)
+    k, a, b = load(w, shift, i), load(w, s, i), load(w, q, i)
+    while rows >= 4:
+        fetch(p, x, ahead, count)
+        v, v1 = some(p, x, at, count, k) - k, some(p, x, at + C, count, k) - k
+        v2, v3 = some(p, x, at + 2*C, count, k) - k, some(p, x, at + 3*C, count, k) - k
+        a += (v + v1) + (v2 + v3); b += (v*v + v1*v1) + (v2*v2 + v3*v3)
+        at += 4*C; ahead += 4*count; rows -= 4
+    while rows > 0:
+        v = some(p, x, at, count, k) - k
+        a += v; b += v*v
+        at += C; rows -= 1
+    store(w, s, i, a); store(w, q, i, b)
 
 @plainly()
 def row_sums(p, n, u, c0, count, around):
     "Add the sums of a tile of channels over one unit of rows to those of its groups, in partial."
     C, D, G, w, L, row, stop = p.C, p.D, p.G, wide(p), width(p), u*p.unit, min((u + 1)*p.unit, p.S)
-    shift = tables(p)
+    shift, x, S, near = tables(p), p.x, p.S, near_rows(p, 1) if p.four else 1
     s, q, at = table(w, shift, 1), table(w, shift, 2), (n*p.units + u)*G
     for g in range(c0//D, (c0 + count - 1)//D + 1):
         k = rounded(p, get(p.mean, n*G + g)) if around else row_shift(p, n, g)
@@ -832,10 +855,13 @@ def row_sums(p, n, u, c0, count, around):
         end = min(row + 4*FOLD, stop)
         fill(w, s, 0, count, 0.); fill(w, q, 0, count, 0.)
         while row < end:
-            i0, four, full = (n*p.S + row)*C + c0, p.four != 0 and row + 4 <= end, count//L*L
-            for i in range(0, full, L): sums_step(p, i0 + i, i, L, shift, s, q, four)
-            if full < count: sums_step(p, i0 + full, full, count - full, shift, s, q, four)
-            row += 4 if four else 1
+            i0, rows, full = (n*S + row)*C + c0, min(near, end - row), count//L*L
+            if near == 1:
+                for i in range(0, full, L): sums_step(p, x, i0 + i, i, L, shift, s, q)
+            else:
+                for i in range(0, full, L): sums_column(p, x, C, i0 + i, i, L, rows, shift, s, q)
+            if full < count: sums_column(p, x, C, i0 + full, full, count - full, rows, shift, s, q)
+            row += rows
         restore(p, s, count); restore(p, q, count)
         for g in range(c0//D, (c0 + count - 1)//D + 1):
             a, b, last = 0., 0., min((g + 1)*D - c0, count)
@@ -894,40 +920,39 @@ def coefficients(p, n, c0, count, h):
     for k in range(3): arrange(p, table(q, h, k), count)
 
 @inside()
-def apply_lanes(p, at, count, hi, a, b, streams):
-    v = activate(p, (some(p, p.x, at, count, 0.) - hi)*a + b)
-    if streams: stream(p, p.y, at, v)
-    else: put_some(p, p.y, at, v, count)
+def apply_lanes(p, x, y, at, count, hi, a, b, streams):
+    v = activate(p, (some(p, x, at, count, 0.) - hi)*a + b)
+    if streams: stream(p, y, at, v)
+    else: put_some(p, y, at, v, count)
 
 @inside()
-def apply_step(p, at, i, count, h, streams, four):
+def apply_step(p, x, y, C, at, i, count, h, streams, four):
     "One column of lanes, of one row or of four."
-    q, C = wide(p), p.C
+    q = wide(p)
     hi, a, b = load(q, h, i), load(q, table(q, h, 1), i), load(q, table(q, h, 2), i)
-    apply_lanes(p, at, count, hi, a, b, streams)
+    apply_lanes(p, x, y, at, count, hi, a, b, streams)
     if four:
-        apply_lanes(p, at + C, count, hi, a, b, streams); apply_lanes(p, at + 2*C, count, hi, a, b, streams)
-        apply_lanes(p, at + 3*C, count, hi, a, b, streams)
+        for k in range(1, 4): apply_lanes(p, x, y, at + k*C, count, hi, a, b, streams)
 
 @plainly()
 def apply_rows(p, n, u):
     "Write one unit of rows of sample n."
-    C, L, streams = p.C, width(p), p.stream and to_alignment(p, p.y, 0) == 0
-    h = tables(p)
+    x, y, C, S, L, fours, h = p.x, p.y, p.C, p.S, width(p), p.four, tables(p)
+    streams = p.stream and to_alignment(p, y, 0) == 0
     for c0 in range(0, C, TILE):
         count = min(TILE, C - c0)
         coefficients(p, n, c0, count, h)
         full = count//L*L
-        row, stop = u*p.unit, min((u + 1)*p.unit, p.S)
+        row, stop = u*p.unit, min((u + 1)*p.unit, S)
         while row < stop:
-            at, four = (n*p.S + row)*C + c0, p.four != 0 and row + 4 <= stop
+            at, four = (n*S + row)*C + c0, fours != 0 and row + 4 <= stop
             if streams:
-                for i in range(0, full, L): apply_step(p, at + i, i, L, h, True, four)
+                for i in range(0, full, L): apply_step(p, x, y, C, at + i, i, L, h, True, four)
             else:
-                for i in range(0, full, L): apply_step(p, at + i, i, L, h, False, four)
+                for i in range(0, full, L): apply_step(p, x, y, C, at + i, i, L, h, False, four)
             rows = 4 if four else 1
             if full < count:
-                for k in range(rows): apply_step(p, at + k*C + full, full, count - full, h, False, False)
+                for k in range(rows): apply_step(p, x, y, C, at + k*C + full, full, count - full, h, False, False)
             row += rows
 
 @plainly()
@@ -1080,25 +1105,39 @@ def parameter_gradients(p, t):
 
 # %% ../nbs/07_cpu.ipynb #5486b287
 @inside()
-def dz_and_x(p, at, count, hi, a, b):
+def dz_and_x(p, x, dy, at, count, hi, a, b):
     "dz and x - hi."
-    v = some(p, p.x, at, count, hi) - hi
-    return some(p, p.dy, at, count, 0.)*slope(p, v*a + b), v
+    v = some(p, x, at, count, hi) - hi
+    return some(p, dy, at, count, 0.)*slope(p, v*a + b), v
 
 @inside()
-def gradients_step(p, at, i, count, h, four):
-    "Add one column of lanes, of one row or of four, to the tables of sums."
-    q, C = wide(p), p.C
+def gradients_step(p, x, dy, at, i, count, h):
+    "Add one column of lanes of one row to the tables of sums."
+    q = wide(p)
     hi, a, b = load(q, h, i), load(q, table(q, h, 1), i), load(q, table(q, h, 2), i)
     s, t = table(q, h, 3), table(q, h, 4)
-    z, v = dz_and_x(p, at, count, hi, a, b)
-    sz, sv = z, z*v
-    if four:
-        z1, v1 = dz_and_x(p, at + C, count, hi, a, b)
-        z2, v2 = dz_and_x(p, at + 2*C, count, hi, a, b)
-        z3, v3 = dz_and_x(p, at + 3*C, count, hi, a, b)
-        sz, sv = (z + z1) + (z2 + z3), (z*v + z1*v1) + (z2*v2 + z3*v3)
-    store(q, s, i, load(q, s, i) + sz); store(q, t, i, load(q, t, i) + sv)
+    z, v = dz_and_x(p, x, dy, at, count, hi, a, b)
+    store(q, s, i, load(q, s, i) + z); store(q, t, i, load(q, t, i) + z*v)
+
+@inside()
+def gradients_column(p, x, dy, C, at, i, count, rows, h):
+    "Add one column of lanes of some rows to the tables of sums, and fetch a part of the rows behind them."
+    q, ahead = wide(p), at - i + rows*(C + i)
+    hi, a, b = load(q, h, i), load(q, table(q, h, 1), i), load(q, table(q, h, 2), i)
+    s, t = load(q, table(q, h, 3), i), load(q, table(q, h, 4), i)
+    while rows >= 4:
+        fetch(p, x, ahead, count); fetch(p, dy, ahead, count)
+        z, v = dz_and_x(p, x, dy, at, count, hi, a, b)
+        z1, v1 = dz_and_x(p, x, dy, at + C, count, hi, a, b)
+        z2, v2 = dz_and_x(p, x, dy, at + 2*C, count, hi, a, b)
+        z3, v3 = dz_and_x(p, x, dy, at + 3*C, count, hi, a, b)
+        s += (z + z1) + (z2 + z3); t += (z*v + z1*v1) + (z2*v2 + z3*v3)
+        at += 4*C; ahead += 4*count; rows -= 4
+    while rows > 0:
+        z, v = dz_and_x(p, x, dy, at, count, hi, a, b)
+        s += z; t += z*v
+        at += C; rows -= 1
+    store(q, table(q, h, 3), i, s); store(q, table(q, h, 4), i, t)
 
 @plainly()
 def fold_gradients(p, j, n, at, c0, count, h):
@@ -1120,7 +1159,7 @@ def fold_gradients(p, j, n, at, c0, count, h):
 def unit_gradients(p, j, n, u):
     "Adds the sums of one unit of rows to block j of dweight and dbias, those of its groups to partial."
     C, q, L, at, stop = p.C, wide(p), width(p), (n*p.units + u)*p.G, min((u + 1)*p.unit, p.S)
-    h = tables(p)
+    h, x, dy, S, near = tables(p), p.x, p.dy, p.S, near_rows(p, 2) if p.four else 1
     for i in range(2*at, 2*(at + p.G)): put(p.partial, i, 0.)
     for c0 in range(0, C, TILE):
         count, row = min(TILE, C - c0), u*p.unit
@@ -1130,10 +1169,13 @@ def unit_gradients(p, j, n, u):
             end = min(row + 4*FOLD, stop)
             fill(q, table(q, h, 3), 0, count, 0.); fill(q, table(q, h, 4), 0, count, 0.)
             while row < end:
-                i0, four = (n*p.S + row)*C + c0, p.four != 0 and row + 4 <= end
-                for i in range(0, full, L): gradients_step(p, i0 + i, i, L, h, four)
-                if full < count: gradients_step(p, i0 + full, full, count - full, h, four)
-                row += 4 if four else 1
+                i0, rows = (n*S + row)*C + c0, min(near, end - row)
+                if near == 1:
+                    for i in range(0, full, L): gradients_step(p, x, dy, i0 + i, i, L, h)
+                else:
+                    for i in range(0, full, L): gradients_column(p, x, dy, C, i0 + i, i, L, rows, h)
+                if full < count: gradients_column(p, x, dy, C, i0 + full, full, count - full, rows, h)
+                row += rows
             restore(p, table(q, h, 3), count); restore(p, table(q, h, 4), count)
             fold_gradients(p, j, n, at, c0, count, h)
 
@@ -1146,29 +1188,27 @@ def sample_totals(p, n):
         put(p.totals, 2*(n*p.G + g), a/(p.D*p.S)); put(p.totals, 2*(n*p.G + g) + 1, b/(p.D*p.S))
 
 @inside()
-def gradient_lanes(p, at, count, hi, a, b, f, e, streams):
-    v = some(p, p.x, at, count, hi) - hi
-    z = some(p, p.dy, at, count, 0.)*slope(p, v*a + b)*a + (v*f + e)
-    if streams: stream(p, p.dx, at, z)
-    else: put_some(p, p.dx, at, z, count)
+def gradient_lanes(p, x, dy, dx, at, count, hi, a, b, f, e, streams):
+    v = some(p, x, at, count, hi) - hi
+    z = some(p, dy, at, count, 0.)*slope(p, v*a + b)*a + (v*f + e)
+    if streams: stream(p, dx, at, z)
+    else: put_some(p, dx, at, z, count)
 
 @inside()
-def gradient_step(p, at, i, count, h, streams, four):
+def gradient_step(p, x, dy, dx, C, at, i, count, h, streams, four):
     "One column of lanes, of one row or of four."
-    q, C = wide(p), p.C
+    q = wide(p)
     hi, a, b = load(q, h, i), load(q, table(q, h, 1), i), load(q, table(q, h, 2), i)
     f, e = load(q, table(q, h, 3), i), load(q, table(q, h, 4), i)
-    gradient_lanes(p, at, count, hi, a, b, f, e, streams)
+    gradient_lanes(p, x, dy, dx, at, count, hi, a, b, f, e, streams)
     if four:
-        gradient_lanes(p, at + C, count, hi, a, b, f, e, streams)
-        gradient_lanes(p, at + 2*C, count, hi, a, b, f, e, streams)
-        gradient_lanes(p, at + 3*C, count, hi, a, b, f, e, streams)
+        for k in range(1, 4): gradient_lanes(p, x, dy, dx, at + k*C, count, hi, a, b, f, e, streams)
 
 @plainly()
 def gradient_rows(p, n, u):
     "dx of one unit of rows."
-    C, D, q, L, streams = p.C, p.D, wide(p), width(p), p.stream and to_alignment(p, p.dx, 0) == 0
-    h = tables(p)
+    x, dy, dx, C, D, S, q, L, fours, h = p.x, p.dy, p.dx, p.C, p.D, p.S, wide(p), width(p), p.four, tables(p)
+    streams = p.stream and to_alignment(p, dx, 0) == 0
     for c0 in range(0, C, TILE):
         count = min(TILE, C - c0)
         full = count//L*L
@@ -1180,16 +1220,16 @@ def gradient_rows(p, n, u):
             fill(q, table(q, h, 3), start, last, f)
             fill(q, table(q, h, 4), start, last, -r*get(p.totals, k) - lo*f)
         arrange(p, table(q, h, 3), count); arrange(p, table(q, h, 4), count)
-        row, stop = u*p.unit, min((u + 1)*p.unit, p.S)
+        row, stop = u*p.unit, min((u + 1)*p.unit, S)
         while row < stop:
-            at, four = (n*p.S + row)*C + c0, p.four != 0 and row + 4 <= stop
+            at, four = (n*S + row)*C + c0, fours != 0 and row + 4 <= stop
             if streams:
-                for i in range(0, full, L): gradient_step(p, at + i, i, L, h, True, four)
+                for i in range(0, full, L): gradient_step(p, x, dy, dx, C, at + i, i, L, h, True, four)
             else:
-                for i in range(0, full, L): gradient_step(p, at + i, i, L, h, False, four)
+                for i in range(0, full, L): gradient_step(p, x, dy, dx, C, at + i, i, L, h, False, four)
             rows = 4 if four else 1
             if full < count:
-                for k in range(rows): gradient_step(p, at + k*C + full, full, count - full, h, False, False)
+                for k in range(rows): gradient_step(p, x, dy, dx, C, at + k*C + full, full, count - full, h, False, False)
             row += rows
 
 @plainly()
