@@ -1,5 +1,5 @@
 """Sphinx extension: what an EPUB needs and a page of HTML does not. Its pages are XML, no script runs in them, and a
-formula is MathML. A browser that has MathJax turns a page into all that. And links that outputs hold, to other pages."""
+formula is MathML. A browser that has MathJax turns a page into all that. And links to other pages, within outputs."""
 import re
 from pathlib import Path
 

@@ -1229,7 +1229,8 @@ def gradient_rows(p, n, u):
                 for i in range(0, full, L): gradient_step(p, x, dy, dx, C, at + i, i, L, h, False, four)
             rows = 4 if four else 1
             if full < count:
-                for k in range(rows): gradient_step(p, x, dy, dx, C, at + k*C + full, full, count - full, h, False, False)
+                for k in range(rows):
+                    gradient_step(p, x, dy, dx, C, at + k*C + full, full, count - full, h, False, False)
             row += rows
 
 @plainly()
