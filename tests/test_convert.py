@@ -687,8 +687,9 @@ def test_accelerated_models_compile(name):
     torch.manual_seed(0)
     model, args = MODELS[name]() if name in MODELS else hf_resnet(2)
     model = random_weights(model).eval()
-    if name not in MODELS: assert convert_batch_norm(model).changed
-    accelerate(model)
+    converted = name not in MODELS             # to what is fast already, with no activation known to follow
+    if converted: assert convert_batch_norm(model).changed
+    assert bool(accelerate(model).changed) != converted
     with torch.no_grad():
         wanted = first(model(*args))
         assert_close(first(torch.compile(model, backend="aot_eager")(*args)), wanted, 1e-5)

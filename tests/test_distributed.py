@@ -24,7 +24,8 @@ from gn_nb.testing import CASES, assert_close, max_error, must_raise
 pytestmark = pytest.mark.alone
 
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-LIMIT = 60            # seconds that a rank waits for the others, which may have kernels to compile
+LIMIT = 30            # seconds after which an error must have reached all ranks
+PATIENCE = 60         # that a rank waits for the others: they may have kernels to compile, for which 30 were too few
 needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(),
                                 reason="torch's gloo is missing here")
 
@@ -182,7 +183,7 @@ def on_ranks(f, world, limit=60, codes=None):
 
 def main(name, folder, world, rank):
     torch.set_num_threads(1)
-    wait = timedelta(seconds=LIMIT)
+    wait = timedelta(seconds=PATIENCE)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(world),
                             timeout=wait)
     groups = {n: dist.new_group(range(n), timeout=wait) for n in range(1, int(world) + 1)}
