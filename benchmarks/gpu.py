@@ -480,7 +480,36 @@ def probe_cluster():
     return {"clusters": "launched", "blocks of a cluster": form.cluster, "error": short(error)} | occupancy(launches[0])
 
 
-PROBES = {"card": probe_card, "compiler": probe_compiler, "cluster": probe_cluster}
+def host_seconds(f, calls=50, batches=20):
+    "Seconds of the processor for one call, in the fastest batch."
+    found = []
+    for _ in range(batches):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls): f()
+        found.append((time.perf_counter() - start)/calls)
+    return min(found)
+
+
+def probe_host():
+    "Microseconds of the processor: to carry out a known plan by addresses, and for a whole call, ours and torch's."
+    G, x = 32, torch.ones(2, 1280, 8, 8, device="cuda", dtype=torch.bfloat16)
+    w, y, s = torch.ones(1280, device="cuda", dtype=torch.bfloat16), torch.empty_like(x), sizes(x.shape, G)
+    stats, card = torch.empty(3, s.N, s.G, device="cuda"), cuda.card(0)
+    plan = cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", s, True, card)
+    work, stream = torch.empty(plan.workspace, dtype=torch.uint8, device="cuda"), torch.cuda.current_stream().cuda_stream
+    given = (x.data_ptr(), y.data_ptr(), w.data_ptr(), w.data_ptr(), stats.data_ptr(), stats[2].data_ptr(), EPS, 0, 0,
+             work.data_ptr())
+    def execute(*of): cuda.launch(*of, card.capability, stream)
+    with torch.inference_mode():
+        found = {"a plan of one kernel": lambda: cuda.forward(plan, *given, execute),
+                 "group_norm with SiLU": lambda: gn_nb.group_norm(x, G, w, w, EPS, "silu"),
+                 "torch, norm and SiLU": lambda: F.silu(F.group_norm(x, G, w, w, EPS)),
+                 "torch, norm": lambda: F.group_norm(x, G, w, w, EPS)}
+        return {name: short(1e6*host_seconds(f)) for name, f in found.items()}
+
+
+PROBES = {"card": probe_card, "compiler": probe_compiler, "cluster": probe_cluster, "host": probe_host}
 
 
 def ask_all(seconds=150):
@@ -512,11 +541,11 @@ def forms_of(unit, card):
 def compile_form(form, capability): cuda.cubin(form, capability)
 
 
-def compile_graph(unit):
-    "Leave the machine code of torch.compile for a unit in inductor's cache."
+def compile_peer(name, unit):
+    "Leave the machine code of another contestant for a unit in its compiler's cache."
     sets, parameters = arrays(unit, Card, 1)
-    norm = torch_compiled(unit)
-    for direction in DIRECTIONS:
+    norm = CONTESTANTS[name](unit)
+    for direction in DIRECTIONS if name == "torch.compile" else ("both",):
         with context(direction): calls_of(norm, direction, sets, parameters)[0]()
     del sets
     torch.cuda.empty_cache()
@@ -532,8 +561,9 @@ def prepare(layers, seconds, workers=None):
         new = [form for form in forms_of(unit, card) if form not in forms]
         forms.update(new)
         jobs += [pool.submit(compile_form, form, card.capability) for form in new]
-        if unit.compiled and unit.bytes < 2**27:                 # or the card has no memory for all at once
-            jobs.append(pool.submit(compile_graph, unit))
+        peer = "torch.compile" if unit.compiled else "liger" if unit.layout == "contiguous" and not unit.silu else ""
+        if peer and unit.bytes < 2**27:                          # or the card has no memory for all at once
+            jobs.append(pool.submit(compile_peer, peer, unit))
     done, left = wait(jobs, max(0., until - time.time()))
     failed = Counter(reason(job.exception()) for job in done if job.exception())
     processes = [*(pool._processes or {}).values()]

@@ -4,25 +4,25 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'ACTIVATE', 'FAR', 'KERNELS',
-           'HELD', 'STEP', 'RESIDENT', 'Machine', 'simulate', 'thread', 'block', 'barrier', 'exchange', 'shared',
-           'share', 'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work', 'Tile', 'Words', 'Index',
-           'Call', 'example', 'on_card', 'number', 'total', 'zeros', 'pair', 'front', 'back', 'count_of', 'where_less',
-           'quotient', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'stages_at',
-           'open_stages', 'fetch', 'arrived', 'take', 'element', 'get', 'get_vector', 'put', 'put_parameter', 'single',
-           'each', 'first_vector', 'typical', 'collect', 'channels', 'one_channel', 'silu', 'silu_slope', 'relu',
-           'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution', 'unchanged', 'gelu',
-           'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide', 'team_sum', 'cluster_sum',
-           'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about', 'joined', 'held_moments', 'settle',
-           'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled', 'write_run', 'hold',
-           'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered', 'coefficients', 'table_at',
-           'channel_of', 'write_staged', 'pool', 'slice_of', 'moments', 'part_of', 'merged_parts', 'merge',
-           'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels', 'row_place', 'rows_left', 'column_sum',
-           'row_moments', 'row_coefficients', 'apply_rows', 'add_gradients', 'gradient_sums', 'row_gradient_sums',
-           'channel_sums', 'write_gradient', 'pool_gradients', 'fold_sums', 'group_slopes', 'slopes', 'row_slopes',
-           'gradient_scaled', 'gradient_vector', 'input_gradient', 'input_gradient_channels', 'input_gradient_rows',
-           'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents',
-           'build', 'folders', 'cubin', 'driver', 'ask', 'card', 'loaded', 'bind', 'launch', 'play', 'forward',
-           'backward']
+           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'START', 'Machine', 'simulate', 'thread', 'block', 'barrier', 'exchange',
+           'shared', 'share', 'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work', 'Tile',
+           'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total', 'zeros', 'pair', 'front', 'back',
+           'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector',
+           'load', 'stages_at', 'open_stages', 'fetch', 'arrived', 'take', 'element', 'get', 'get_vector', 'put',
+           'put_parameter', 'single', 'each', 'first_vector', 'typical', 'collect', 'channels', 'one_channel', 'silu',
+           'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
+           'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
+           'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about', 'joined',
+           'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled', 'write_run',
+           'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered', 'coefficients',
+           'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end', 'moments', 'part_of',
+           'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels', 'row_place',
+           'rows_left', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'add_gradients', 'gradient_sums',
+           'row_gradient_sums', 'channel_sums', 'write_gradient', 'pool_gradients', 'fold_sums', 'group_slopes',
+           'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient', 'input_gradient_channels',
+           'input_gradient_rows', 'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two',
+           'plan', 'residents', 'build', 'folders', 'cubin', 'driver', 'ask', 'card', 'loaded', 'bind', 'launch',
+           'play', 'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -198,11 +198,13 @@ class Tile(types.Type):
         self.real, self.count, self.llvm = real, count, ir.VectorType(REAL[real], count)
         super().__init__(f"Tile({real}, {count})")
 
+def _words_of(form): return max(1, form.width*SIZE[form.dtype]//4) if form.width > 1 else 1
+
 class Words(types.Type):
     "The vectors that a thread holds, as they were in memory."
     def __init__(self, form):
         self.word = INT if form.width > 1 else _WORD[form.dtype]
-        self.count = form.vectors*(4 if form.width > 1 else 1)
+        self.count = form.vectors*_words_of(form)
         self.llvm = ir.VectorType(self.word, self.count)
         super().__init__(f"Words({self.word}, {self.count})")
 
@@ -534,8 +536,8 @@ def _pack(builder, p, dtype, values):
 def _words(builder, p, address, i):
     "The words of one vector."
     dtype, wide = p.form.dtype, p.width > 1
-    at = _pointer(builder, dtype, address, i, ir.VectorType(INT, 4) if wide else _WORD[dtype])
-    v = builder.load(at, align=16 if wide else SIZE[dtype])
+    at = _pointer(builder, dtype, address, i, ir.VectorType(INT, _words_of(p.form)) if wide else _WORD[dtype])
+    v = builder.load(at, align=p.width*SIZE[dtype])
     return _values(builder, v) if wide else [v]
 
 def _numbers(builder, p, words):
@@ -550,11 +552,12 @@ def _write(builder, p, address, i, values):
     dtype, wide = p.form.dtype, len(values) > 1
     each = 2 if wide and dtype not in REAL else 1
     words = [_pack(builder, p, dtype, values[k:k + each]) for k in range(0, len(values), each)]
-    at = _pointer(builder, dtype, address, i, ir.VectorType(INT, 4) if wide else words[0].type)
+    n = _words_of(p.form)
+    at = _pointer(builder, dtype, address, i, ir.VectorType(INT, n) if wide else words[0].type)
     if not wide: builder.store(words[0], at, align=SIZE[dtype]); return
     v = _vector(builder, words)
-    if dtype == "float64": v = builder.bitcast(v, ir.VectorType(INT, 4))
-    if not p.form.streams: builder.store(v, at, align=16); return
+    if dtype == "float64": v = builder.bitcast(v, ir.VectorType(INT, n))
+    if not p.form.streams or n < 4: builder.store(v, at, align=4*n); return
     _asm(builder, ir.VoidType(), "st.global.cs.v4.b32 [$0], {$1, $2, $3, $4};", "l,r,r,r,r,~{memory}",
          builder.ptrtoint(at, LONG), *_values(builder, v), side_effect=True)
 
@@ -677,10 +680,12 @@ def _(context, p, stage, i, step, count):
     def code(context, builder, sig, args):
         work, stage, i, step, count = args
         start = _stage_at(builder, p, work, stage)
+        size = p.size*p.width
+        kind = ir.VectorType(held.word, held.count//p.vectors)
         def read(k):
-            far = builder.mul(builder.add(i, builder.mul(step, LONG(k))), LONG(16))
+            far = builder.mul(builder.add(i, builder.mul(step, LONG(k))), LONG(size))
             at = builder.add(start, builder.trunc(far, INT))
-            return _values(builder, builder.load(builder.inttoptr(at, ir.VectorType(INT, 4).as_pointer(3)), align=16))
+            return _values(builder, builder.load(builder.inttoptr(at, kind.as_pointer(3)), align=size))
         return _vector(builder, _some(builder, p, held, count, read))
     return held(p, *(types.int64,)*4), code
 
@@ -1223,17 +1228,21 @@ def pool(p):
 
 # %% ../nbs/09_cuda.ipynb #e09911ce
 @register_jitable
-def slice_of(p, rows, length):
-    "Row and bounds of this team's slice, and whether there is one for it."
-    u = unit(p)
-    i = min(u, rows*p.units - 1)
+def slice_of(p, rows, length, u):
+    "Row and bounds of slice u, and whether there is one."
+    i = max(0, min(u, rows*p.units - 1))
     row, start = divide(i, p.units)
     start = start*p.slice
     return row, start, min(start + p.slice, length), u == i
 
+@register_jitable
+def from_end(p, rows):
+    "Number of the unit of work of this team, from the last: what was read last may still be in the cache."
+    return rows*p.units - 1 - unit(p)
+
 def moments(p):
     "A team holds a slice of a group: its moments."
-    at, start, stop, real = slice_of(p, p.N*p.G, p.M)
+    at, start, stop, real = slice_of(p, p.N*p.G, p.M, unit(p))
     base = at*p.M
     before, n, count = vectors_of(p, p.x, base + start, base + stop)
     e, first = edge_of(p, base + start, base + stop, before, n), base + start + before + lane(p)*p.width
@@ -1307,7 +1316,7 @@ def row_table(p):
 
 def apply(p):
     "A team normalizes a slice of a group by known statistics."
-    at, start, stop, real = slice_of(p, p.N*p.G, p.M)
+    at, start, stop, real = slice_of(p, p.N*p.G, p.M, from_end(p, p.N*p.G))
     base = at*p.M
     before, n, count = vectors_of(p, p.x, base + start, base + stop)
     e, first = edge_of(p, base + start, base + stop, before, n), base + start + before + lane(p)*p.width
@@ -1318,7 +1327,7 @@ def apply(p):
 
 def apply_channels(p):
     "A team normalizes a slice of a channel: weight and bias are read once."
-    row, start, stop, real = slice_of(p, p.N*p.C, p.S)
+    row, start, stop, real = slice_of(p, p.N*p.C, p.S, from_end(p, p.N*p.C))
     base = row*p.S
     before, many, count = vectors_of(p, p.x, base + start, base + stop)
     e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
@@ -1336,10 +1345,11 @@ def apply_channels(p):
 
 # %% ../nbs/09_cuda.ipynb #55748630
 @register_jitable
-def row_place(p):
-    "Sample, unit, first channel of this thread, and its number in its column."
+def row_place(p, back):
+    "Sample, unit, first channel of this thread, and its number in its column; blocks are counted from the last, or not."
     wide = p.columns*p.width
-    u, part = divide(block(), quotient(p.C + wide - 1, wide))
+    parts = quotient(p.C + wide - 1, wide)
+    u, part = divide(p.N*p.units*parts - 1 - block() if back else block(), parts)
     n, i = divide(u, p.units)
     return n, i, part*wide + thread() % p.columns*p.width, thread()//p.columns
 
@@ -1367,7 +1377,7 @@ def column_sum(p, v, place):
 
 def row_moments(p):
     "A block takes some rows of some channels, a tile after the other: the moments of each channel."
-    n, i, c, thread_ = row_place(p)
+    n, i, c, thread_ = row_place(p, False)
     real, lanes = c < p.C, p.threads//p.columns
     c = c if real else 0
     start, stop = i*p.slice, min((i + 1)*p.slice, p.S)
@@ -1407,7 +1417,7 @@ def row_coefficients(p, n, c):
 
 def apply_rows(p):
     "A block normalizes some rows of some channels by known statistics."
-    n, i, c, k = row_place(p)
+    n, i, c, k = row_place(p, True)
     if c < p.C:
         lanes, row, stop = p.threads//p.columns, i*p.slice + k, min((i + 1)*p.slice, p.S)
         step, rest = lanes*p.C, row_coefficients(p, n, c)
@@ -1428,7 +1438,7 @@ def add_gradients(p, sums, x, dy, rest):
 
 def gradient_sums(p):
     "A team sums dz and dz*(x - hi) over a slice of a channel."
-    row, start, stop, real = slice_of(p, p.N*p.C, p.S)
+    row, start, stop, real = slice_of(p, p.N*p.C, p.S, unit(p))
     base, step = row*p.S, p.team*p.width
     before, many, count = vectors_of(p, p.x, base + start, base + stop)
     e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
@@ -1449,7 +1459,7 @@ def gradient_sums(p):
 
 def row_gradient_sums(p):
     "A block sums dz and dz*(x - hi) of each channel over some rows."
-    n, i, c, k = row_place(p)
+    n, i, c, k = row_place(p, False)
     real, lanes = c < p.C, p.threads//p.columns
     c = c if real else 0
     row, stop = i*p.slice + k, min((i + 1)*p.slice, p.S)
@@ -1610,7 +1620,7 @@ def gradient_vector(p, i, x, dy, rest):
 
 def input_gradient(p):
     "A team writes dx of a slice of a group."
-    at, start, stop, real = slice_of(p, p.N*p.G, p.M)
+    at, start, stop, real = slice_of(p, p.N*p.G, p.M, from_end(p, p.N*p.G))
     base, step = at*p.M, p.team*p.width
     before, many, count = vectors_of(p, p.x, base + start, base + stop)
     edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
@@ -1626,7 +1636,7 @@ def input_gradient(p):
 
 def input_gradient_channels(p):
     "A team writes dx of a slice of a channel."
-    row, start, stop, real = slice_of(p, p.N*p.C, p.S)
+    row, start, stop, real = slice_of(p, p.N*p.C, p.S, from_end(p, p.N*p.C))
     base, step = row*p.S, p.team*p.width
     before, many, count = vectors_of(p, p.x, base + start, base + stop)
     edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
@@ -1643,7 +1653,7 @@ def input_gradient_channels(p):
 
 def input_gradient_rows(p):
     "A block writes dx of some rows of some channels."
-    n, i, c, k = row_place(p)
+    n, i, c, k = row_place(p, True)
     if c < p.C:
         lanes, row, stop = p.threads//p.columns, i*p.slice + k, min((i + 1)*p.slice, p.S)
         j, step = 3*p.N*p.C + n*p.C + c, lanes*p.C
@@ -1742,6 +1752,8 @@ def power_of_two(n): "The smallest power of two that is at least n."; return 1 <
 HELD = 8                 # vectors that a thread holds at most, of one array or of two
 STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
+ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
+START = 120*1024         # bytes that a block of a pool could move while it starts, meets the others and ends
 
 def _team(need, most, least, units, card, limit):
     "Threads of a team and vectors of a thread, for units of `need` vectors."
@@ -1765,38 +1777,42 @@ def _magic(s, width):
     m = -(-(1 << 42)//of)
     return m if s.M//width*max(m*of - (1 << 42), 1) < 1 << 42 and s.M//width*m < 1 << 63 else 0
 
-def _room(s, size, width, card):
-    "Bytes of slices in each of two blocks of a multiprocessor, or 0 where there can be no pool."
-    can = card.shared and size < 8 and width > 1 and s.S % width == 0 and _magic(s, width)
-    return card.shared//2 - 6144 if can else 0
+def _can_pool(s, size, width, card):
+    "Can groups lie in shared memory, as vectors that touch one channel?"
+    return card.shared and size < 8 and s.S % width == 0 and _magic(s, width)
 
-def _full(blocks, card):
-    "Are that many blocks, two for a multiprocessor, more than run at once? Clusters do not fit everywhere."
-    return blocks > 7*card.processors//4
+def _at_once(blocks, each, card):
+    "Blocks that run at once, `each` on a multiprocessor: clusters of more than two do not fit everywhere."
+    return each*card.processors*(1 if blocks <= 2 else 7/8)
 
 def _pool(s, size, width, card):
-    "(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit."
-    room = _room(s, size, width, card)
-    blocks = power_of_two(-(-s.M*size//room)) if room else 0
-    def slice_(blocks): return -(-s.M*size//blocks//128)*128//size
-    if not 0 < blocks <= card.cluster or s.D > TABLE: return
-    while (2*blocks <= card.cluster and not _full(2*blocks*s.N*s.G, card)
-           and slice_(2*blocks)*size >= 64*card.threads): blocks *= 2
-    return (blocks, slice_(blocks)) if (blocks - 1)*slice_(blocks) < s.M else None
+    """(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit. What takes
+    the least time by a rough count: turns of all blocks that run at once, each as long as its bytes, and START more."""
+    if width == 1 or s.D > TABLE or not _can_pool(s, size, width, card): return
+    found = []
+    for blocks in range(1, card.cluster + 1):
+        slice = -(-s.M*size//blocks//128)*128//size
+        if (blocks - 1)*slice >= s.M or (blocks > 1 and slice*size < 64*card.threads): continue
+        for each in (1, 2):
+            if slice*size > card.shared//each - ROOM: continue
+            turns = math.ceil(blocks*s.N*s.G/_at_once(blocks, each, card))
+            found.append((turns*(each*slice*size + START), blocks, slice, each, turns))
+    if not any(each == 2 for *_, each, _ in found): found = [c for c in found if c[-1] == 1]    # or read twice
+    return min(found)[1:3] if found else None
 
 def _pool_gradients(s, size, width, card):
     """(blocks, elements of a slice, threads of a block, threads of a channel) for x and dy, where slices can be whole
     channels or parts of one; else None."""
-    room, found = _room(s, size, width, card), None
-    if not room or s.M < card.threads*width: return
+    room, found = card.shared//2 - ROOM, None
+    if s.M < card.threads*width or not _can_pool(s, size, width, card): return
     for blocks in range(-(-2*s.M*size//room), card.cluster + 1):
         slice = s.M//blocks
         if (s.D % blocks and blocks % s.D) or s.M % blocks or slice*size % 16 or slice//s.S > TABLE: continue
-        if found and (_full(blocks*s.N*s.G, card) or slice*size < 32*card.threads): break
+        if found and (blocks*s.N*s.G > _at_once(8, 2, card) or slice*size < 32*card.threads): break
         found = blocks, slice
     if not found: return
     blocks, slice = found
-    team = max(2*card.warp, min(card.most, power_of_two(slice//width//8)))
+    team = max(2*card.warp, min(card.most, power_of_two(slice//(8*width if width > 1 else 32))))
     threads = min(team, power_of_two(-(-(min(slice, s.S)//width)//4)))            # of a channel
     while threads > card.warp and max(1, slice//s.S)*threads//card.warp > TABLE: threads //= 2
     return blocks, slice, team, threads
@@ -1890,9 +1906,11 @@ def plan(
         return units, slice
 
     if not N*C*S: return Plan(())
-    cluster = _cluster(-(-M//width), most, N*G, card)
+    few = across > 1 and N*G >= card.processors             # registers: then blocks of which several run at once
+    limit = max(card.threads, least(M)) if few else card.most
+    cluster = _cluster(-(-M//width), most, N*G, card._replace(most=limit))
     need = -(-M//(cluster*width))                                          # vectors of a block
-    team, vectors = _team(need, most, card.most if cluster > 1 else least(M), N*G*cluster, card, card.most)
+    team, vectors = _team(need, most, limit if cluster > 1 else least(M), N*G*cluster, card, limit)
     large = direction == "forward" and not rows and -(-M//width) > card.most*most      # for the registers of a block
     pooled = _pool(s, size, width, card) if large else None
     if pooled:
@@ -1900,7 +1918,7 @@ def plan(
         launch("pool", blocks*N*G, card.most, 1, slice, magic=_magic(s, width), vectors=STEP, width=width,
                cluster=blocks, stages=1)
         return Plan(tuple(launches))
-    if direction == "forward" and not rows and team <= card.most:
+    if direction == "forward" and not rows and team <= limit:
         launch("hold", N*G*cluster, team, slice=need*width if cluster > 1 else M, vectors=vectors, width=width,
                across=across, edges=int(width > 1 and M % width != 0), cluster=cluster)
         return Plan(tuple(launches))
@@ -1920,9 +1938,11 @@ def plan(
     def parameter_launches():
         launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp)
         if parts > 1: launch("fold_parameters", channel_blocks, card.threads, parts, columns=card.warp)
-    pooled = _pool_gradients(s, size, width, card) if need_dx and not rows else None
+    fits = math.gcd(width, S)                                             # a channel is a number of vectors
+    pooled = _pool_gradients(s, size, fits, card) if need_dx and not rows and aligned else None
     if pooled:
         blocks, slice, team, threads = pooled
+        width = fits
         units = max(1, S//slice)
         launch("pool_gradients", blocks*N*G, team, 1, slice, units, _magic(s, width), vectors=STEP, width=width,
                columns=threads, cluster=blocks, stages=2)

@@ -138,7 +138,7 @@ def test_awkward_inputs(machine, case, dtype, rows):
 
 
 @dtypes
-@pytest.mark.parametrize("shape, G", [((2, 6, 13, 29), 2), ((1, 5, 17, 19), 1), ((2, 8, 16, 12), 2),
+@pytest.mark.parametrize("shape, G", [((2, 6, 13, 25), 2), ((1, 5, 13, 15), 1), ((2, 8, 16, 12), 2),
                                       ((1, 4, 32, 14), 1), ((1, 1, 1023), 1)])
 def test_clusters(machine, dtype, shape, G):
     "Groups that two to eight blocks hold between them, each a slice."
@@ -161,7 +161,8 @@ def test_clusters(machine, dtype, shape, G):
 
 
 POOL = [((1, 4, 16, 32), 2, 16, 1024), ((3, 6, 8, 32), 3, 16, 512), ((2, 10, 4, 32), 2, 16, 2100),
-        ((70, 4, 8, 8), 2, 8, 3000), ((2, 8, 8, 8), 2, 16, 600), ((2, 6, 32, 16), 2, 16, 4096)]
+        ((70, 4, 8, 8), 2, 8, 3000), ((2, 8, 8, 8), 2, 16, 600), ((2, 6, 32, 16), 2, 16, 4096),
+        ((3, 16, 7, 7), 2, 16, 8192), ((2, 16, 6, 7), 2, 16, 4096), ((2, 16, 2, 14), 2, 16, 4096)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -177,7 +178,7 @@ def test_groups_in_the_shared_memory_of_a_cluster(monkeypatch, shape, G, process
     kind, s = DTYPE[dtype], sizes(shape, G)
     plans = [cuda.plan(d, False, kind, kind, kind, "silu", s, True, card) for d in ("forward", "backward")]
     first, second = (plan.launches[0].form.kernel for plan in plans)
-    assert first in ("pool", "hold") and second == "pool_gradients"
+    assert (first in ("pool", "hold") or s.S % 8) and second == "pool_gradients"
     found = Machine("simulated").run(x, dy, G, w, b, activation="silu", scale=scale, shift=shift, card=card)
     check(found, x, dy, G, w, b, "silu", scale, shift)
     cuda.plan.cache_clear()
@@ -342,8 +343,8 @@ def test_the_simulated_machine_sees_what_is_outside(case, monkeypatch):
     assert {*dropped} >= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
 
 
-def test_beyond_two_to_the_31_elements(monkeypatch):
-    "The last slice of a channel of 2**31 and some, in memory that the system hands out only where it is touched."
+def test_beyond_two_to_the_31_elements():
+    "The last slice of a channel of 2**31 and some, which is first; memory is handed out only where it is touched."
     S = 2**31 + 2**20
     sparse = [mmap.mmap(-1, 2*S, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in "xy"]
     x, y = (np.frombuffer(m, np.float16) for m in sparse)
@@ -352,7 +353,6 @@ def test_beyond_two_to_the_31_elements(monkeypatch):
     plan = cuda.plan("forward", False, "float16", "float32", "", None, sizes((1, 1, S), 1), True, SMALL)
     last = plan.launches[-1]
     assert last.form.kernel == "apply_channels"
-    monkeypatch.setattr(cuda, "block", lambda: last.blocks - 1)
     addresses = dict(x=x.ctypes.data, y=y.ctypes.data, mean=stats.ctypes.data, rstd=stats[2:].ctypes.data,
                      weight=weight.ctypes.data)
     values = [addresses.get(name, 0) for name in cuda.FIELDS[:cuda.FIELDS.index("N")]]

@@ -143,16 +143,19 @@ class TestKernel:
         assert len(stores) == 1 and stores[0]["now"] == boxes and -1 not in stores[0]["owner"]
 
     def test_elements_go_to_the_threads_of_the_formula(self, tier):
-        "Thread t of a team takes vectors t, t + team, ... of its run; a row is shared by the threads of a block."
+        """Thread t of a team takes vectors t, t + team, ... of its run; a row is shared by the threads of a block. After
+        the moments, units of work are taken from the last to the first."""
         shape, G, rows, card = interactive.TIERS[tier]
         form = cuda.plan("forward", rows, "float32", "float32", "", None, sizes(shape, G), True, card).launches[-1].form
         run = np.prod(shape[1:])//G//4
         if form.cluster > 1: run //= form.cluster
         if form.kernel == "apply": run = form.team*form.vectors
         owner = self.told(tier)["steps"][-1]["owner"]
+        sample = shape[1]*shape[2]//4
         for box, g in enumerate(owner):
             unit, place = divmod(box, run)
-            if rows: expected = box//(shape[1]*shape[2]//4)*form.threads + box % (shape[1]*shape[2]//4) % form.threads
+            if form.kernel == "apply": unit = len(owner)//run - 1 - unit
+            if rows: expected = (shape[0] - 1 - box//sample)*form.threads + box % sample % form.threads
             else:
                 block, team = divmod(unit, form.threads//form.team)
                 expected = block*form.threads + team*form.team + place % form.team
