@@ -497,7 +497,8 @@ def probe_host():
     w, y, s = torch.ones(1280, device="cuda", dtype=torch.bfloat16), torch.empty_like(x), sizes(x.shape, G)
     stats, card = torch.empty(3, s.N, s.G, device="cuda"), cuda.card(0)
     plan = cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", s, True, card)
-    work, stream = torch.empty(plan.workspace, dtype=torch.uint8, device="cuda"), torch.cuda.current_stream().cuda_stream
+    work = torch.empty(plan.workspace, dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.current_stream().cuda_stream
     given = (x.data_ptr(), y.data_ptr(), w.data_ptr(), w.data_ptr(), stats.data_ptr(), stats[2].data_ptr(), EPS, 0, 0,
              work.data_ptr())
     def execute(*of): cuda.launch(*of, card.capability, stream)

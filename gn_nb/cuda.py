@@ -21,8 +21,8 @@ __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_paramete
            'row_gradient_sums', 'channel_sums', 'write_gradient', 'pool_gradients', 'fold_sums', 'group_slopes',
            'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient', 'input_gradient_channels',
            'input_gradient_rows', 'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two',
-           'plan', 'residents', 'build', 'folders', 'cubin', 'driver', 'ask', 'card', 'loaded', 'bind', 'launch',
-           'play', 'forward', 'backward']
+           'plan', 'residents', 'build', 'folders', 'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind',
+           'launch', 'play', 'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -1346,7 +1346,7 @@ def apply_channels(p):
 # %% ../nbs/09_cuda.ipynb #55748630
 @register_jitable
 def row_place(p, back):
-    "Sample, unit, first channel of this thread, and its number in its column; blocks are counted from the last, or not."
+    "Sample, unit, first channel of this thread, and its number in its column; blocks are counted from the end, or not."
     wide = p.columns*p.width
     parts = quotient(p.C + wide - 1, wide)
     u, part = divide(p.N*p.units*parts - 1 - block() if back else block(), parts)
@@ -1786,8 +1786,8 @@ def _at_once(blocks, each, card):
     return each*card.processors*(1 if blocks <= 2 else 7/8)
 
 def _pool(s, size, width, card):
-    """(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit. What takes
-    the least time by a rough count: turns of all blocks that run at once, each as long as its bytes, and START more."""
+    """(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit. Of all
+    ways the fastest by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
     if width == 1 or s.D > TABLE or not _can_pool(s, size, width, card): return
     found = []
     for blocks in range(1, card.cluster + 1):
@@ -2032,13 +2032,16 @@ def driver():
     "The CUDA driver; OSError if there is none."
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
+def driver_error(name, status):
+    "The error that a function of the driver returned."
+    text = ctypes.c_char_p()
+    driver().cuGetErrorName(status, ctypes.byref(text))
+    return RuntimeError(f"{name} failed: {(text.value or b'unknown error').decode()}")
+
 def ask(name, *args):
     "Call a function of the driver; RuntimeError if it fails."
     status = getattr(driver(), name)(*args)
-    if status:
-        text = ctypes.c_char_p()
-        driver().cuGetErrorName(status, ctypes.byref(text))
-        raise RuntimeError(f"{name} failed: {(text.value or b'unknown error').decode()}")
+    if status: raise driver_error(name, status)
 
 @lru_cache(None)
 def card(device:int):
@@ -2062,6 +2065,7 @@ def loaded(form:Form, capability:tuple):
     return kernel
 
 _SIZE = {real: ctypes.c_size_t(8*len(FIELDS) - 8 + SIZE[real]) for real in REAL}         # of the arguments; eps is last
+_SIZE_AT, _Extra = {real: ctypes.addressof(size) for real, size in _SIZE.items()}, ctypes.c_void_p*5
 
 _bound = threading.local()       # devices whose context this thread has
 
@@ -2076,13 +2080,19 @@ def bind(device):
     _bound.__dict__[device] = True
 
 def _prepare(l, capability):
-    "A kernel with as much shared memory as a launch asks for."
-    kernel, device = loaded(l.form, capability), ctypes.c_int()
+    "A kernel that may have as much shared memory as a block can: other launches of it may ask for more than this one."
+    kernel, device, most = loaded(l.form, capability), ctypes.c_int(), ctypes.c_int()
     if l.shared > 48*1024:
         ask("cuCtxGetDevice", ctypes.byref(device))
-        ask("cuKernelSetAttribute", 8, l.shared, kernel, device)       # the most for a block
+        ask("cuDeviceGetAttribute", ctypes.byref(most), 97, device)
+        ask("cuKernelSetAttribute", 8, most.value, kernel, device)     # the most for a block
         ask("cuKernelSetAttribute", 9, 100, kernel, device)            # and as much as possible for all
     return kernel
+
+@lru_cache
+def _bits(eps, real):
+    "eps as the last of the numbers that a launch hands over."
+    return struct.unpack("q", struct.pack("fi", eps, 0) if real == "float32" else struct.pack("d", eps))[0]
 
 def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     "Carry out a plan on a stream (an address) of a device: addresses of the FIELDS from x to dshift."
@@ -2090,13 +2100,15 @@ def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     if device not in _bound.__dict__: bind(device)
     if not plan.kernels: plan.kernels = tuple(_prepare(l, capability) for l in plan.launches)
     real = "float64" if plan.launches[0].form.dtype == "float64" else "float32"
-    bits, = struct.unpack("q", struct.pack("fi", eps, 0) if real == "float32" else struct.pack("d", eps))
-    given = *addresses, *(workspace + start for start in (plan.partial, plan.sums, plan.slopes, plan.table))
-    extra, stream = (ctypes.c_void_p*5)(1, 0, 2, ctypes.addressof(_SIZE[real]), 0), ctypes.c_void_p(stream)
+    given = (*addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes,
+             workspace + plan.table)
+    bits, start, stream = _bits(eps, real), driver().cuLaunchKernel, ctypes.c_void_p(stream)
+    extra = _Extra(1, 0, 2, _SIZE_AT[real], 0)
     for kernel, (form, blocks, shared, numbers) in zip(plan.kernels, plan.launches):
         block = array("q", (*given, *numbers, bits))
-        extra[1] = block.buffer_info()[0]                             # copied by the call
-        ask("cuLaunchKernel", kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)
+        extra[1], _ = block.buffer_info()                             # copied by the call
+        status = start(kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)
+        if status: raise driver_error("cuLaunchKernel", status)
 
 def play(plan, addresses, workspace, eps, memory=None):
     "The same on the simulated machine, with addresses of this process; `memory` as in `simulate`."

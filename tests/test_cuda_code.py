@@ -250,17 +250,19 @@ class TestCache:
 # --- launch -----------------------------------------------------------------------------------------------------------
 
 class Driver:
-    "A driver that notes what it is asked for."
-    def __init__(self): self.calls, self.fail, self.context = [], 0, 5
+    "A driver that notes what it is asked for, and launches nothing with more shared memory than its kernel may have."
+    def __init__(self): self.calls, self.fail, self.context, self.room = [], 0, 5, {}
 
     def __getattr__(self, name):
         def call(*args):
             if name == "cuGetErrorName": args[1]._obj.value = b"CUDA_ERROR_INVALID_VALUE"; return 0
-            facts = {75: 9, 76: 0, 16: 132, 38: 50 << 20, 81: 233472}
+            facts = {75: 9, 76: 0, 16: 132, 38: 50 << 20, 81: 233472, 97: 232448}
             if name == "cuDeviceGetAttribute": args[0]._obj.value = facts[args[1]]
             if name == "cuCtxGetCurrent": args[0]._obj.value = self.context
             if name in ("cuLibraryLoadData", "cuLibraryGetKernel"): args[0]._obj.value = 1000 + len(self.calls)
+            if name == "cuKernelSetAttribute" and args[0] == 8: self.room[args[2].value] = args[1]
             if name == "cuLaunchKernel":
+                if args[7] > self.room.get(args[0].value, 48*1024): return 1
                 size = ctypes.cast(args[-1][3], ctypes.POINTER(ctypes.c_size_t))[0]
                 args = (*args, ctypes.string_at(args[-1][1], size), [args[-1][k] for k in (0, 2, 4)])
             self.calls.append((name, args))
@@ -292,11 +294,11 @@ def test_what_a_launch_hands_over(driver, dtype):
     kernels = [b"moments", b"merge", b"apply_channels"] if dtype == "float64" else [b"pool"]
     assert [a[2] for a in loads] == kernels and len(launches) == 2*len(kernels)                      # loaded once
     asked = {"cuLibraryLoadData", "cuLibraryGetKernel", "cuLaunchKernel", "cuCtxGetCurrent"}
-    room = {"cuCtxGetDevice", "cuKernelSetAttribute"}
+    room = {"cuCtxGetDevice", "cuDeviceGetAttribute", "cuKernelSetAttribute"}
     assert {name for name, _ in driver.calls} == (asked if dtype == "float64" else asked | room)
     if dtype != "float64":
         found = [a[:2] for name, a in driver.calls if name == "cuKernelSetAttribute"]
-        assert found == [(8, plan.launches[0].shared), (9, 100)]
+        assert found == [(8, 232448), (9, 100)]
     for a, l in zip(launches, plan.launches*2, strict=True):
         assert a[1:7] == (l.blocks, 1, 1, l.form.threads, 1, 1) and a[7] == l.shared and a[8].value == 77
         assert a[9] is None and a[12] == [1, 2, None]
@@ -308,6 +310,15 @@ def test_what_a_launch_hands_over(driver, dtype):
     driver.fail = 1
     must_raise(RuntimeError, "cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE", cuda.launch, plan, range(14), 0, 0.,
                (9, 0), 0)
+
+
+def test_launches_of_one_kernel_may_differ_in_shared_memory(driver):
+    "A layer that needs less of it takes nothing from one that came before."
+    plans = [cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", sizes(shape, 32), True, CARDS["H100"])
+             for shape in ((4, 640, 64, 64), (4, 480, 64, 64))]
+    (first,), (second,) = (plan.launches for plan in plans)
+    assert first.form == second.form and first.shared > second.shared > 48*1024
+    for plan in (*plans, plans[0]): cuda.launch(plan, range(14), 0, 0., (9, 0), 0)
 
 
 def test_a_thread_without_a_context_gets_that_of_the_device(driver):

@@ -143,8 +143,8 @@ class TestKernel:
         assert len(stores) == 1 and stores[0]["now"] == boxes and -1 not in stores[0]["owner"]
 
     def test_elements_go_to_the_threads_of_the_formula(self, tier):
-        """Thread t of a team takes vectors t, t + team, ... of its run; a row is shared by the threads of a block. After
-        the moments, units of work are taken from the last to the first."""
+        """Thread t of a team takes vectors t, t + team, ... of its run; a row is shared by the threads of a block.
+        After the moments, units of work are taken from the last to the first."""
         shape, G, rows, card = interactive.TIERS[tier]
         form = cuda.plan("forward", rows, "float32", "float32", "", None, sizes(shape, G), True, card).launches[-1].form
         run = np.prod(shape[1:])//G//4
