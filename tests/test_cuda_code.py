@@ -137,6 +137,28 @@ def test_a_vector_touches_no_more_channels_than_the_form_says():
             assert not rows and min(touched, 3) <= f.across, (s, f)
 
 
+@pytest.mark.parametrize("shape, blocks, each", [
+    ((1, 512, 128, 128), 7, 2), ((2, 960, 64, 64), 2, 1), ((4, 640, 64, 64), 1, 1), ((4, 320, 128, 128), 2, 1),
+    ((1, 256, 256, 256), 0, 0), ((2, 256, 200, 304), 0, 0)], ids=str)
+def test_blocks_of_pools(shape, blocks, each):
+    "As few turns as can be: what was fastest on an H200, where groups that take turns in whole blocks are read twice."
+    card = CARDS["H100"]
+    first = cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", sizes(shape, 32), True, card).launches[0]
+    found = first.form.kernel, first.form.cluster, 1 + (first.shared <= card.shared//2)
+    assert found == ("pool", blocks, each) if blocks else found[0] == "moments"
+
+
+def test_a_slice_and_its_table_fit_a_block():
+    card, seen = CARDS["H100"], set()
+    for kb in range(100, 240):
+        s = sizes((128, 32, kb*512), 32)
+        for l in cuda.plan("forward", False, "bfloat16", "bfloat16", "", None, s, True, card).launches:
+            if l.form.kernel != "pool": continue
+            assert l.shared <= card.shared - 1024 and l.form.cluster*l.sizes[7] >= s.M
+            seen.add((l.form.cluster, l.shared > card.shared//2))
+    assert {(1, False), (1, True)} <= seen
+
+
 def test_a_card_without_rounding_is_not_asked_to_round():
     for _, _, plan in plans(T4): assert not any(l.form.rounds for l in plan.launches)
     assert any(l.form.rounds for _, _, plan in plans(CARDS["A100"]) for l in plan.launches)
