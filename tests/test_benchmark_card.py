@@ -516,7 +516,9 @@ def test_the_chapters_draw_records(name, words, cards):
     steps = [dict(step="a copy", bandwidth=3000.), dict(step="one read", bandwidth=2000.)]
     probe = {"card": {"copy of 1 GiB, GB/s": 3000., "planner": str(cuda.Card((9, 0), 132, 50 << 20, shared=233472))},
              "cluster": {"clusters": "launched"}}
-    cards = {card: made_up(machine=about, steps=steps, probe=probe) for card in cards}
+    absent = [dict(contestant=who, mode="silu", dtype="bfloat16", layout="contiguous", reason=f"{who} broke")
+              for who in ("gn_nb", "liger")]
+    cards = {card: made_up(machine=about, steps=steps, probe=probe, absent=absent) for card in cards}
     cells = [c.source for c in nbformat.read(root/f"nbs/{name}.ipynb", 4).cells if c.cell_type == "code"]
     space, found = {}, []
     if name == "09_cuda": space |= vars(cuda)
@@ -532,14 +534,15 @@ def test_the_chapters_draw_records(name, words, cards):
         exec(compile(ast.Module(body, []), name, "exec"), space)
         if isinstance(last, ast.Expr): found.append(eval(compile(ast.Expression(last.value), name, "eval"), space))
         else: exec(compile(ast.Module([last], []), name, "exec"), space)
-    assert len(found) == (5 if name == "12_how_fast" else 1)
+    assert len(found) == (6 if name == "12_how_fast" else 1)
     text = " ".join(map(repr, found))
     if not cards: assert "still to be measured" in text or "not measured" in text
     elif name == "09_cuda": assert "pool, in clusters" in text and "launched" in text and "NVIDIA H100" in text
     elif name == "08_cuda_steps": assert "<svg" in found[0]._repr_html_() and "one read 2000 GB/s" in found[0].alt
     else:
-        assert "pass" in text and found[0].rows[0][0] == "NVIDIA H200" == found[2].rows[0][0]
-        assert "4 of 4" in repr(found[0]) and "<svg" in found[3]._repr_html_() and min(found[4].values()) > 1
+        assert "pass" in text and found[0].rows[0][0] == "NVIDIA H200" == f"NVIDIA {found[2].rows[0][0]}"
+        assert "4 of 4" in repr(found[0]) and "<svg" in found[3]._repr_html_() and min(found[5].values()) > 1
+        assert [row[-1] for row in found[4].rows] == ["gn_nb broke"]*2
 
 
 # The command around it

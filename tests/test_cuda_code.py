@@ -216,11 +216,13 @@ def test_machine_code(dtype, capability, tmp_path):
         assert registers*f.threads <= 65536 and f".maxntid {f.threads}" in ptx, f
         if dtype != "float64": assert ".f64" not in ptx and count(names, "(DADD|DMUL|DFMA|F2F.*F64)") == 0, f
         assert count(names, "LDL|STL") <= 8, (f, registers)                   # a word or two that is used once
-        wide = f.width > 1
+        wide = f.width*cuda.SIZE[f.dtype] == 16
         reads = 0 if f.kernel in cuda._OWN or f.stages else 2 if "gradient" in f.kernel else 1
         loads, stores = count(names, r"LDG.*\.128"), count(names, r"STG.*\.128")
         assert loads >= reads*f.vectors*wide and (wide or f.kernel in cuda._OWN or loads == 0), (f, names)
         assert f.kernel not in cuda._WRITE or stores == f.vectors*wide, (f, names)
+        half = f.kernel == "pool_gradients" and f.width*cuda.SIZE[f.dtype] == 8           # vectors of 8 bytes
+        assert not half or count(names, r"STG.*\.64") >= f.vectors, (f, names)
         if f.streams and wide: assert count(names, r"STG.*\.EF\.128") == f.vectors, (f, names)
         assert not f.rounds or count(names, "F2FP.*BF16") >= f.vectors, (f, names)
         assert count(names, "(ATOM|RED)") == 0, f
