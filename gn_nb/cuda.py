@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'ACTIVATE', 'FAR', 'KERNELS',
-           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'START', 'Machine', 'simulate', 'thread', 'block', 'barrier', 'exchange',
-           'shared', 'share', 'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work', 'Tile',
-           'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total', 'zeros', 'pair', 'front', 'back',
+           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'START', 'Machine', 'simulate', 'thread', 'block', 'barrier',
+           'exchange', 'shared', 'share', 'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work',
+           'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total', 'zeros', 'pair', 'front', 'back',
            'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector',
-           'load', 'stages_at', 'open_stages', 'fetch', 'arrived', 'take', 'element', 'get', 'get_vector', 'put',
-           'put_parameter', 'single', 'each', 'first_vector', 'typical', 'collect', 'channels', 'one_channel', 'silu',
-           'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
-           'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
-           'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about', 'joined',
-           'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled', 'write_run',
-           'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered', 'coefficients',
-           'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end', 'moments', 'part_of',
-           'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels', 'row_place',
-           'rows_left', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'add_gradients', 'gradient_sums',
-           'row_gradient_sums', 'channel_sums', 'write_gradient', 'pool_gradients', 'fold_sums', 'group_slopes',
-           'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient', 'input_gradient_channels',
-           'input_gradient_rows', 'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two',
-           'plan', 'residents', 'build', 'folders', 'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind',
-           'launch', 'play', 'forward', 'backward']
+           'load', 'stages_at', 'open_stages', 'fetch', 'arrived', 'bring', 'brought', 'take', 'element', 'get',
+           'get_vector', 'put', 'put_parameter', 'single', 'each', 'first_vector', 'typical', 'collect', 'channels',
+           'one_channel', 'silu', 'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution',
+           'exact_distribution', 'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane',
+           'unit', 'divide', 'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about',
+           'joined', 'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled',
+           'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered',
+           'coefficients', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end', 'moments',
+           'part_of', 'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels',
+           'row_place', 'rows_left', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'slab',
+           'bring_rows', 'row_tables_at', 'table', 'of_column', 'row_parts', 'spread', 'channel_total', 'group_total',
+           'row_group', 'row_numbers', 'row_parameters', 'normalized_rows', 'slab_sums', 'pool_rows', 'add_gradients',
+           'gradient_sums', 'row_gradient_sums', 'channel_sums', 'summed', 'write_gradient', 'pool_gradients',
+           'fold_sums', 'group_slopes', 'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient',
+           'input_gradient_channels', 'input_gradient_rows', 'pool_rows_gradients', 'parameter_gradients',
+           'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents', 'build', 'folders',
+           'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play', 'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -37,6 +39,7 @@ import threading
 from array import array
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -74,7 +77,7 @@ def simulate(
         try:
             with np.errstate(all="ignore"):                      # a card warns of nothing
                 for _here.block in range(rank, blocks, p.cluster):
-                    if _here.thread == 0: _here.machine.shared[:] = np.nan
+                    if _here.thread == 0: _here.machine.shared[:], _here.machine.stages = np.nan, {}
                     together.wait(); kernel(p); together.wait()
         except threading.BrokenBarrierError: pass
         except BaseException as e:
@@ -121,11 +124,12 @@ def room(form):
     return form.width*form.threads*min(form.columns, form.warp)//form.warp
 
 def shared_numbers(form):
-    "And for one sum and a pair, as many as a kernel takes; in a pool also for two tables of pairs."
+    "And for one sum and a pair, as many as a kernel takes; in a pool also for its tables."
+    if form.stages and "rows" in form.kernel: return row_tables_at(form) + 5*form.columns*form.width
     if form.stages: return 4*(form.warp + form.cluster + TABLE)
     return 3*(room(form) + form.cluster)
 
-TABLE = 128              # pairs in one of them
+TABLE = 128              # pairs in a table of channels
 
 # %% ../nbs/09_cuda.ipynb #31eaa5e1
 class Form(NamedTuple):
@@ -620,6 +624,14 @@ def arrived(p, stage):
     barrier()
     return 1
 
+def bring(p, stage, i, address, start):
+    "Begin to copy the vector that begins at element `start` of an array to place i of a stage."
+    here, form = _here.machine.stages, p.form
+    held = here.setdefault(stage, _narrow(form.dtype, np.full(p.slice, np.nan)))
+    held[i*p.width:(i + 1)*p.width] = memory(p, form.dtype, address, start, p.width)
+
+def brought(p): "Wait until all vectors are there that this thread has begun to copy."
+
 def take(p, stage, i, step, count):
     "The first `count` of the vectors i, i + step, ... of a stage."
     held = _wide(p, p.form.dtype, _here.machine.stages[stage]).reshape(-1, p.width)
@@ -673,6 +685,23 @@ def _(context, p, stage):
             "selp.u32 $0, 1, 0, q; }", "=r,r,~{memory}", _stage_barrier(builder, p, args[1]),
             side_effect=True), LONG)
     return types.int64(p, types.int64), code
+
+@on_card(bring)
+def _(context, p, stage, i, address, start):
+    def code(context, builder, sig, args):
+        work, stage, i, address, start = args
+        to = builder.add(_stage_at(builder, p, work, stage), builder.trunc(builder.mul(i, LONG(16)), INT))
+        _asm(builder, ir.VoidType(), "cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", to,
+             builder.add(address, builder.mul(start, LONG(p.size))), side_effect=True)
+        return context.get_dummy_value()
+    return types.none(p, *(types.int64,)*4), code
+
+@on_card(brought)
+def _(context, p):
+    def code(context, builder, sig, args):
+        _asm(builder, ir.VoidType(), "cp.async.wait_all;", "~{memory}", side_effect=True)
+        return context.get_dummy_value()
+    return types.none(p), code
 
 @on_card(take)
 def _(context, p, stage, i, step, count):
@@ -1060,7 +1089,7 @@ def held_moments(p, t, count, e, v, k, n):
 def settle(p, at, hi, lo, m2):
     "Write the statistics of group `at`, mean (2, N, G) in two parts and rstd (N, G); returns rstd."
     r = rsqrt(m2*reciprocal(number(p, p.M)) + p.eps)
-    if lane(p) == 0 and unit(p) % p.cluster == 0:
+    if lane(p) == 0 and block() % p.cluster == 0:
         put(p, p.mean, at, hi)
         put(p, p.mean, p.N*p.G + at, lo)
         put(p, p.rstd, at, r)
@@ -1133,10 +1162,9 @@ def hold(p):
 # %% ../nbs/09_cuda.ipynb #pool-kernel
 @register_jitable
 def place_in_cluster(p):
-    "Group and rank of a block whose cluster has a group, and where its slice begins there."
-    u = block()//p.cluster
-    rank = block() - u*p.cluster
-    return u, rank, rank*p.slice
+    "Group of a block whose cluster has one, and where its slice begins there."
+    u, rank = divide(block(), p.cluster)
+    return u, rank*p.slice
 
 @register_jitable
 def steps(p, n, first, stride):
@@ -1159,29 +1187,32 @@ def staged_moments(p, n):
     return joined(p, total(p, front(p, both)), total(p, back(p, both)), c, mine, -1, k, k, n*p.width)
 
 @register_jitable
-def tell(p, rank, i, v):
-    "Give number i of what is known of a slice to all blocks of the cluster."
-    if lane(p) < p.cluster: share_with(p, lane(p), 3*(p.warp + rank) + i, v)
+def tell(p, at, rank, i, v):
+    "Give number i of what is known of a slice to all blocks of the cluster: `at` is where they keep such numbers."
+    for j in range(lane(p), p.cluster, p.team): share_with(p, j, at + 3*rank + i, v)
 
 @register_jitable
-def told(p, j, i): "That number of block j."; return shared(p, 3*(p.warp + j) + i, number(p, 0))
+def told(p, at, j, i): "That number of block j."; return shared(p, at + 3*j + i, number(p, 0))
 
 @register_jitable
-def gathered(p, rank, hi, lo, m2):
-    "hi, lo and M2 of a group, from those of the slices."
+def gathered(p, at, slice, hi, lo, m2):
+    "hi, lo and M2 of a group, from those of its slices, of so many elements."
     if p.cluster == 1: return hi, lo, m2
-    tell(p, rank, 0, hi)
-    tell(p, rank, 1, lo)
-    tell(p, rank, 2, m2)
+    rank = block() % p.cluster
+    tell(p, at, rank, 0, hi)
+    tell(p, at, rank, 1, lo)
+    tell(p, at, rank, 2, m2)
     cluster_barrier(p)
-    one_over, k, s, q = reciprocal(number(p, p.M)), told(p, 0, 0), number(p, 0), number(p, 0)
-    for j in range(p.cluster): s = s + ((told(p, j, 0) - k) + told(p, j, 1))*number(p, min(p.slice, p.M - j*p.slice))
+    one_over, k, s, q = reciprocal(number(p, p.M)), told(p, at, 0, 0), number(p, 0), number(p, 0)
+    most, last = number(p, slice), number(p, p.M - (p.cluster - 1)*slice)
+    for j in range(p.cluster):
+        s = s + ((told(p, at, j, 0) - k) + told(p, at, j, 1))*(most if j < p.cluster - 1 else last)
     hi = k + s*one_over
     s = number(p, 0)
     for j in range(p.cluster):
-        size, d = number(p, min(p.slice, p.M - j*p.slice)), (told(p, j, 0) - hi) + told(p, j, 1)
+        size, d = most if j < p.cluster - 1 else last, (told(p, at, j, 0) - hi) + told(p, at, j, 1)
         s = s + size*d
-        q = q + (size*d*d + told(p, j, 2))
+        q = q + (size*d*d + told(p, at, j, 2))
     lo = s*one_over
     return hi, lo, not_negative(q - s*lo)
 
@@ -1210,13 +1241,13 @@ def write_staged(p, i, x, unused, rest):
 
 def pool(p):
     "The blocks of a cluster hold a group in their shared memory: statistics and result from one read."
-    u, rank, place = place_in_cluster(p)
+    u, place = place_in_cluster(p)
     size, base = min(p.slice, p.M - place), u*p.M + place
     n, start = size//p.width, place//p.width
     open_stages(p)
     if thread() == 0: fetch(p, 0, p.x + base*p.size, size)
     if p.cluster > 1: cluster_barrier(p)
-    hi, lo, m2 = gathered(p, rank, *staged_moments(p, n))
+    hi, lo, m2 = gathered(p, 3*p.warp, p.slice, *staged_moments(p, n))
     c = channel_of(p, start)
     coefficients(p, u, c, channel_of(p, start + n - 1) - c + 1, lo, settle(p, u, hi, lo, m2))
     i, rest = lane(p), (hi, base, start, c)
@@ -1427,6 +1458,153 @@ def apply_rows(p):
             each(p, write_scaled, start, step, count, t, t, rest)
             row += p.vectors*lanes
 
+# %% ../nbs/09_cuda.ipynb #row-pool
+@register_jitable
+def slab(p):
+    """Sample, first channel and first row of what a block holds, some rows of some channels; the first element and the
+    rows of this thread in it."""
+    u, rank = divide(block(), p.cluster)
+    n, part = divide(u, quotient(p.C, p.columns*p.width))
+    k, j = divide(thread(), p.columns)
+    c, row, lanes = part*p.columns*p.width, rank*p.units, p.threads//p.columns
+    first = (n*p.S + row + k)*p.C + c + j*p.width
+    return n, c, row, first, steps(p, min(p.units, p.S - row), k, lanes) if k < lanes else 0
+
+@register_jitable
+def bring_rows(p, stage, address, first, left):
+    "Begin to copy the rows of this thread. What it has copied itself it may read without a barrier."
+    i, lanes = thread(), p.threads//p.columns
+    while left > 0:
+        bring(p, stage, i, address, first)
+        i, first, left = i + lanes*p.columns, first + lanes*p.C, left - 1
+
+@register_jitable
+def row_tables_at(p):
+    "Where the tables of channels begin: behind a vector of each thread, and three numbers of each group and block."
+    return p.threads*p.width + -(-3*(p.threads//p.team)*p.cluster//4)*4
+
+@register_jitable
+def table(p, j, c): "Where number j of channel c stands."; return row_tables_at(p) + j*p.columns*p.width + c
+
+@register_jitable
+def of_column(p, j):
+    "Numbers j of the channels of this thread."
+    return shared(p, table(p, j, divide(thread(), p.columns)[1]*p.width), zeros(p))
+
+@register_jitable
+def row_parts(p):
+    "Sums over some of the rows that there are for each channel."
+    return min(p.threads//p.columns, max(1, min(16, p.threads//(p.columns*p.width))))
+
+@register_jitable
+def spread(p, v):
+    "Vectors of all threads, added up to row_parts(p) for each channel, for all to see."
+    i, wide, rows = thread(), p.columns*p.width, p.threads//p.columns
+    if i < rows*p.columns: share(p, i*p.width, v)
+    barrier()
+    while i < row_parts(p)*wide:
+        j, s = i + row_parts(p)*wide, shared(p, i, number(p, 0))
+        while j < rows*wide:
+            s = s + shared(p, j, s)
+            j += row_parts(p)*wide
+        share(p, i, s)
+        i += p.threads
+    barrier()
+
+@register_jitable
+def channel_total(p, c):
+    "The sum over all rows of a block for a channel."
+    i, s = c, shared(p, c, number(p, 0))
+    for _ in range(1, row_parts(p)):
+        i += p.columns*p.width
+        s = s + shared(p, i, s)
+    return s
+
+@register_jitable
+def group_total(p, g):
+    "Sum over the channels of a group, by a team."
+    s, d = number(p, 0), lane(p)
+    while d < p.D: s, d = s + channel_total(p, g*p.D + d), d + p.team
+    return team_sum(p, s, 0)
+
+@register_jitable
+def row_group(p):
+    "A group of the channels that a block holds, for this team; whether there is one; where the cluster tells of it."
+    g, groups = thread()//p.team, quotient(p.columns*p.width, p.D)
+    return min(g, groups - 1), g < groups, p.threads*p.width + 3*g*p.cluster
+
+@register_jitable
+def row_numbers(p, j, g, v):
+    "v as number j of the channels of a group."
+    d = lane(p)
+    while d < p.D:
+        share(p, table(p, j, g*p.D + d), v)
+        d += p.team
+
+@register_jitable
+def row_parameters(p, n, c, g):
+    "Weight and bias of the channels of a group: numbers 1 and 2."
+    d = lane(p)
+    while d < p.D:
+        a, b = parameters(p, n, c + g*p.D + d, one_channel(p, 0))
+        share(p, table(p, 1, g*p.D + d), a)
+        share(p, table(p, 2, g*p.D + d), b)
+        d += p.team
+
+@register_jitable
+def normalized_rows(p, g, hi, lo, r):
+    "hi, a and b of y = (x - hi)*a + b: numbers 0 to 2."
+    row_numbers(p, 0, g, hi)
+    d = lane(p)
+    while d < p.D:
+        i, j = table(p, 1, g*p.D + d), table(p, 2, g*p.D + d)
+        a = shared(p, i, r)*r
+        share(p, i, a)
+        share(p, j, shared(p, j, r) - a*lo)
+        d += p.team
+
+@register_jitable
+def slab_sums(p, left, k):
+    "Sums of x - k and its square over the rows of this thread."
+    i, step, both = thread(), p.threads//p.columns*p.columns, pair(p, zeros(p), zeros(p))
+    while left > 0:
+        t = take(p, 0, i, step, left)
+        both = collect(p, add_squares, both, left, t, t, k)
+        i, left = i + p.vectors*step, left - p.vectors
+    return both
+
+def pool_rows(p):
+    "The blocks of a cluster hold some groups in their shared memory, each some rows: all from one read."
+    n, c, row, first, left = slab(p)
+    bring_rows(p, 0, p.x, first, left)
+    g, real, at = row_group(p)
+    k = element(p, p.x, n*p.S*p.C + c + g*p.D)
+    if real:
+        row_numbers(p, 0, g, k)
+        row_parameters(p, n, c, g)
+    if p.cluster > 1: cluster_barrier(p)
+    barrier()
+    brought(p)
+    spread(p, front(p, slab_sums(p, left, of_column(p, 0))))
+    one_over = reciprocal(number(p, min(p.units, p.S - row)*p.D))
+    hi = k + group_total(p, g)*one_over
+    if real: row_numbers(p, 0, g, hi)
+    barrier()
+    both = slab_sums(p, left, of_column(p, 0))
+    spread(p, front(p, both))
+    s = group_total(p, g)
+    lo = s*one_over
+    barrier()
+    spread(p, back(p, both))
+    hi, lo, m2 = gathered(p, at, p.units*p.D, hi, lo, not_negative(group_total(p, g) - s*lo))
+    if real: normalized_rows(p, g, hi, lo, settle(p, n*p.G + quotient(c, p.D) + g, hi, lo, m2))
+    barrier()
+    i, lanes, rest = thread(), p.threads//p.columns, (of_column(p, 0), of_column(p, 1), of_column(p, 2))
+    while left > 0:
+        t = take(p, 0, i, lanes*p.columns, left)
+        each(p, write_scaled, first, lanes*p.C, left, t, t, rest)
+        i, first, left = i + p.vectors*lanes*p.columns, first + p.vectors*lanes*p.C, left - p.vectors
+
 # %% ../nbs/09_cuda.ipynb #3c2de27c
 @register_jitable
 def add_gradients(p, sums, x, dy, rest):
@@ -1496,6 +1674,18 @@ def channel_sums(p, at, seg, k, hi):
     barrier()
 
 @register_jitable
+def summed(p, at, both):
+    "The sum of a pair over the blocks of a cluster."
+    if p.cluster == 1: return both
+    rank = block() % p.cluster
+    tell(p, at, rank, 0, front(p, both))
+    tell(p, at, rank, 1, back(p, both))
+    cluster_barrier(p)
+    A, B = told(p, at, 0, 0), told(p, at, 0, 1)
+    for j in range(1, p.cluster): A, B = A + told(p, at, j, 0), B + told(p, at, j, 1)
+    return pair(p, A, B)
+
+@register_jitable
 def write_gradient(p, i, x, dy, rest):
     "dx of vector i of a slice."
     hi, f, e, origin, start, c = rest
@@ -1504,7 +1694,7 @@ def write_gradient(p, i, x, dy, rest):
 
 def pool_gradients(p):
     "The same backwards, from one read of x and dy: sums of channels, and dx. A slice is some channels, or part of one."
-    u, rank, place = place_in_cluster(p)
+    u, place = place_in_cluster(p)
     n, start, base = p.slice//p.width, place//p.width, u*p.M + place
     seg = min(p.slice, p.S)//p.width
     k, (c, inside) = quotient(n, seg), divide(place, p.S)
@@ -1530,14 +1720,8 @@ def pool_gradients(p):
         i, plane = (sample*p.per + quotient(inside, p.slice))*p.C + g*p.D + c + j, p.N*p.per*p.C
         put(p, p.partial, i, s)
         put(p, p.partial, plane + i, q)
-    both = team_sum(p, pair(p, A, B), 1)
-    if p.cluster > 1:
-        tell(p, rank, 0, front(p, both))
-        tell(p, rank, 1, back(p, both))
-        cluster_barrier(p)
-        A, B = told(p, 0, 0), told(p, 0, 1)
-        for j in range(1, p.cluster): A, B = A + told(p, j, 0), B + told(p, j, 1)
-    else: A, B = front(p, both), back(p, both)
+    both = summed(p, 3*p.warp, team_sum(p, pair(p, A, B), 1))
+    A, B = front(p, both), back(p, both)
     one_over = reciprocal(number(p, p.M))
     f = B*r*one_over*-1.
     i, rest = lane(p), (hi, f, A*one_over*-1. - lo*f, base, start, c)
@@ -1665,6 +1849,55 @@ def input_gradient_rows(p):
             each(p, gradient_scaled, start, step, count, x, dy, rest)
             row += p.vectors*lanes
 
+# %% ../nbs/09_cuda.ipynb #row-pool-gradient
+def pool_rows_gradients(p):
+    "The same backwards, from one read of x and dy."
+    n, c, _, first, left = slab(p)
+    bring_rows(p, 0, p.x, first, left)
+    bring_rows(p, 1, p.dy, first, left)
+    g, real, at = row_group(p)
+    hi, lo, r = statistics(p, n*p.G + quotient(c, p.D) + g)
+    if real:
+        row_parameters(p, n, c, g)
+        normalized_rows(p, g, hi, lo, r)
+    if p.cluster > 1: cluster_barrier(p)
+    barrier()
+    i, lanes, many, both = thread(), p.threads//p.columns, left, pair(p, zeros(p), zeros(p))
+    rest = (of_column(p, 0), of_column(p, 1), of_column(p, 2))
+    brought(p)
+    while many > 0:
+        x, dy = take(p, 0, i, lanes*p.columns, many), take(p, 1, i, lanes*p.columns, many)
+        both = collect(p, add_gradients, both, many, x, dy, rest)
+        i, many = i + p.vectors*lanes*p.columns, many - p.vectors
+    spread(p, front(p, both))
+    A, B, d = number(p, 0), number(p, 0), lane(p)
+    while d < p.D and real:
+        share(p, table(p, 3, g*p.D + d), channel_total(p, g*p.D + d))
+        d += p.team
+    barrier()
+    spread(p, back(p, both))
+    base, d = (n*p.cluster + divide(block(), p.cluster)[1])*p.C + c, lane(p)
+    while d < p.D:
+        s, a = shared(p, table(p, 3, g*p.D + d), A), shared(p, table(p, 1, g*p.D + d), A)
+        q = (channel_total(p, g*p.D + d) - lo*s)*r
+        A, B = A + a*s, B + a*q
+        if real:
+            put(p, p.partial, base + g*p.D + d, s)
+            put(p, p.partial, p.N*p.cluster*p.C + base + g*p.D + d, q)
+        d += p.team
+    both = summed(p, at, team_sum(p, pair(p, A, B), 0))
+    one_over = reciprocal(number(p, p.M))
+    f = back(p, both)*r*one_over*-1.
+    if real:
+        row_numbers(p, 3, g, f)
+        row_numbers(p, 4, g, front(p, both)*one_over*-1. - lo*f)
+    barrier()
+    i, rest = thread(), (of_column(p, 0), of_column(p, 1), of_column(p, 2), of_column(p, 3), of_column(p, 4))
+    while left > 0:
+        x, dy = take(p, 0, i, lanes*p.columns, left), take(p, 1, i, lanes*p.columns, left)
+        each(p, gradient_scaled, first, lanes*p.C, left, x, dy, rest)
+        i, first, left = i + p.vectors*lanes*p.columns, first + p.vectors*lanes*p.C, left - p.vectors
+
 # %% ../nbs/09_cuda.ipynb #5bb9dc3e
 def parameter_gradients(p):
     "A block sums the gradients of the parameters over part of the batch: a column of threads for each channel."
@@ -1710,7 +1943,7 @@ def fold_parameters(p):
 KERNELS = {f.__name__: f for f in (
     hold, pool, moments, row_moments, merge, merge_rows, row_table, apply, apply_channels, apply_rows, gradient_sums,
     row_gradient_sums, fold_sums, slopes, row_slopes, input_gradient, input_gradient_channels, input_gradient_rows,
-    pool_gradients, parameter_gradients, fold_parameters)}
+    pool_gradients, pool_rows, pool_rows_gradients, parameter_gradients, fold_parameters)}
 
 # %% ../nbs/09_cuda.ipynb #a5de5265
 class Card(NamedTuple):
@@ -1753,6 +1986,7 @@ HELD = 8                 # vectors that a thread holds at most, of one array or 
 STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
 ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
+TWICE = 450*1024         # bytes that a multiprocessor could move while the kernels start that read twice, channels last
 START = 120*1024         # bytes that a block of a pool could move while it starts, meets the others and ends
 
 def _team(need, most, least, units, card, limit):
@@ -1782,8 +2016,9 @@ def _can_pool(s, size, width, card):
     return card.shared and size < 8 and s.S % width == 0 and _magic(s, width)
 
 def _at_once(blocks, each, card):
-    "Blocks that run at once, `each` on a multiprocessor: clusters of more than two do not fit everywhere."
-    return each*card.processors*(1 if blocks <= 2 else 7/8)
+    """Blocks that run at once, `each` on a multiprocessor: clusters of more than two do not fit everywhere, and least
+    where their number is no power of two."""
+    return each*card.processors*(1 if blocks <= 2 else 0.9 if blocks in (4, 8) else 0.77 if each == 1 else 0.85)
 
 def _pool(s, size, width, card):
     """(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit. Of all
@@ -1817,6 +2052,31 @@ def _pool_gradients(s, size, width, card):
     while threads > card.warp and max(1, slice//s.S)*threads//card.warp > TABLE: threads //= 2
     return blocks, slice, team, threads
 
+def _pool_rows(s, size, width, arrays, card):
+    """(rows of a block, its threads, those of a group, vectors of a row, blocks) for groups in the shared memory of a
+    cluster, channels last; None where they do not fit, or where reading twice should be faster. By the same count, in
+    which fewer than 128 bytes side by side take longer."""
+    if width == 1 or not card.shared or size == 8: return
+    found = [(TWICE*(1 + arrays)/2 + 1.58*arrays*s.N*s.C*s.S*size/card.processors,)] if s.S > 1 else []
+    for groups in (g for g in range(1, s.G + 1) if s.G % g == 0 and g*s.D % width == 0):
+        columns = groups*s.D//width
+        wide = columns*width*size
+        if wide < 32 and groups < s.G: continue
+        for blocks, each in product(range(1, card.cluster + 1), (1, 2, 4)):
+            rows = -(-s.S//blocks)
+            most = min(card.most, RESIDENT*card.warp//32//arrays//each)    # gradients need twice the registers
+            threads = max(2*card.warp, min(most, power_of_two(-(-rows*columns//8))))
+            if (blocks - 1)*rows >= s.S or threads > most or max(columns, groups) > threads: continue
+            if blocks > 1 and rows*wide < 64*card.threads: continue
+            team = min(card.warp, 1 << (threads//groups).bit_length() - 1)
+            form = Form("pool_rows", "float32", "float32", "", None, 0, 0, card.warp, team, threads, 1, width,
+                        columns=columns, cluster=blocks, stages=arrays)
+            if stages_at(form) + arrays*rows*wide + 1024 > card.shared//each: continue       # 1024 are the card's own
+            turns = math.ceil(blocks*s.N*(s.G//groups)/_at_once(blocks, each, card))
+            longer = 1 if groups == s.G else 1 + max(0, 128 - wide)/128
+            found.append((turns*(each*arrays*rows*wide*longer + START), rows, threads, team, columns, blocks))
+    return (min(found)[1:] or None) if found else None
+
 def _vectors(most, blocks, card):
     "Vectors of a thread in a kernel that takes blocks(vectors) blocks."
     while most > 1 and blocks(most) < 2*card.processors: most //= 2
@@ -1836,7 +2096,7 @@ def _columns(most, s, width, card):
 _OWN = ("merge", "merge_rows", "row_table", "fold_sums", "slopes", "row_slopes", "parameter_gradients",
         "fold_parameters")                                                        # see no array like x
 _WRITE = ("hold", "apply", "apply_channels", "apply_rows", "input_gradient", "input_gradient_channels",
-          "input_gradient_rows", "pool", "pool_gradients")                          # write one
+          "input_gradient_rows", "pool", "pool_gradients", "pool_rows", "pool_rows_gradients")              # write one
 _NO_PARAMETERS = ("moments", "row_moments", "merge", "fold_sums", "apply_rows", "row_gradient_sums",
                   "input_gradient_rows")
 
@@ -1876,8 +2136,8 @@ def plan(
         return power_of_two(2*width - 2) if length % width else min(8, power_of_two(-(-length//width)))
     launches, kind = [], (dtype, parameter, scaling, activation, N*C*S*size > card.cache//2, card)
 
-    def launch(kernel, teams, team, units=1, slice=0, per=1, magic=0, **how):
-        threads = max(team, card.threads) if team <= card.warp else team
+    def launch(kernel, teams, team, units=1, slice=0, per=1, magic=0, threads=0, **how):
+        threads = threads or (max(team, card.threads) if team <= card.warp else team)
         form = _form(kernel, *kind, team=team, threads=threads, **how)
         shared = shared_numbers(form)*real if form.columns or team > card.warp else 0
         if form.stages: shared = stages_at(form) + form.stages*slice*size
@@ -1922,6 +2182,13 @@ def plan(
         launch("hold", N*G*cluster, team, slice=need*width if cluster > 1 else M, vectors=vectors, width=width,
                across=across, edges=int(width > 1 and M % width != 0), cluster=cluster)
         return Plan(tuple(launches))
+    arrays, sources = (1, "") if direction == "forward" else (2, "_gradients")
+    pooled = _pool_rows(s, size, width, arrays, card) if rows and need_dx else None
+    if pooled:
+        units, threads, team, wide, blocks = pooled
+        launch("pool_rows" + sources, N*C//(wide*width)*blocks*(threads//team), team, units, units*wide*width,
+               threads=threads, vectors=STEP, width=width, columns=wide, cluster=blocks, stages=arrays)
+        if direction == "forward": return Plan(tuple(launches))
     if direction == "forward":
         units, slice = columns("row_moments") if rows else runs("moments", N*G, M, 1)
         per = D if rows else 1
@@ -1938,6 +2205,14 @@ def plan(
     def parameter_launches():
         launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp)
         if parts > 1: launch("fold_parameters", channel_blocks, card.threads, parts, columns=card.warp)
+    def pooled_plan(units):
+        "What follows a pool: sums over its blocks, and over samples."
+        if units > 1: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
+        parameter_launches()
+        sums = beyond(0, 2*N*units*C if units > 1 else 0)
+        slopes = beyond(sums, 2*N*C)
+        return Plan(tuple(launches), 0, sums, slopes, workspace=beyond(slopes, 2*parts*C))
+    if pooled: return pooled_plan(blocks)
     fits = math.gcd(width, S)                                             # a channel is a number of vectors
     pooled = _pool_gradients(s, size, fits, card) if need_dx and not rows and aligned else None
     if pooled:
@@ -1946,11 +2221,7 @@ def plan(
         units = max(1, S//slice)
         launch("pool_gradients", blocks*N*G, team, 1, slice, units, _magic(s, width), vectors=STEP, width=width,
                columns=threads, cluster=blocks, stages=2)
-        if units > 1: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
-        parameter_launches()
-        sums = beyond(0, 2*N*units*C if units > 1 else 0)
-        slopes = beyond(sums, 2*N*C)
-        return Plan(tuple(launches), 0, sums, slopes, workspace=beyond(slopes, 2*parts*C))
+        return pooled_plan(units)
     by_group = min(card.threads, max(8, power_of_two(D)))
     if rows: launch("row_table", N*G, by_group)
     units, _ = columns("row_gradient_sums") if rows else runs("gradient_sums", N*C, S, 1)
@@ -1971,6 +2242,7 @@ _lock = threading.Lock()
 def residents(form, capability):
     "Threads that a multiprocessor should hold of a kernel: fewer where they need more registers."
     most, twice = RESIDENT, "gradient" in form.kernel
+    if form.kernel == "pool_rows": return most
     if "row" in form.kernel or form.dtype == "float64": most //= 2
     elif (twice and not form.stages) or form.across > 1 or (form.activation == "gelu" and (twice or not form.stages)):
         most = 3*most//4

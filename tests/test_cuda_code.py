@@ -82,7 +82,8 @@ def test_plans_fit_the_card_and_fill_it(name):
             where = s, rows, l
             assert 0 < l.blocks < 2**31, where
             # of a block at most; two blocks with gradients
-            assert l.shared <= (card.shared//(1 + ("gradient" in f.kernel)) - 1024 if f.stages else 48 << 10), where
+            most = card.shared//(1 + (f.kernel == "pool_gradients")) - 1024
+            assert l.shared <= (most if f.stages else 48 << 10), where
             assert 32 <= f.threads <= card.most and f.threads % 32 == 0 and f.team & (f.team - 1) == 0, where
             assert f.threads == f.team or f.team <= 32, where
             assert f.streams <= (s.N*s.C*s.S*cuda.SIZE[f.dtype] > card.cache//2), where
@@ -106,6 +107,15 @@ def test_every_element_belongs_to_one_team():
                 f, (units, slice) = l.form, l.sizes[6:8]
                 length = dict(moments=s.M, apply=s.M, input_gradient=s.M, hold=s.M, gradient_sums=s.S,
                               apply_channels=s.S, input_gradient_channels=s.S).get(f.kernel)
+                if f.kernel.startswith("pool_rows"):
+                    wide = f.columns*f.width
+                    assert s.C % wide == 0 and wide % s.D == 0 and slice == units*wide, (s, l)
+                    assert (f.cluster - 1)*units < s.S <= f.cluster*units, (s, l)
+                    assert l.blocks == s.N*s.C//wide*f.cluster and f.columns <= f.threads, (s, l)
+                    assert f.team*wide//s.D <= f.threads and f.team <= f.warp, (s, l)
+                    assert wide*cuda.SIZE[f.dtype] >= 32 or wide == s.C, (s, l)
+                    assert l.shared == cuda.stages_at(f) + f.stages*slice*cuda.SIZE[f.dtype], (s, l)
+                    continue
                 if f.columns and "row" in f.kernel:
                     lanes = f.threads//f.columns
                     assert slice % (lanes*f.vectors) == 0 and (units - 1)*slice < s.S <= units*slice, (s, l)
@@ -146,6 +156,18 @@ def test_blocks_of_pools(shape, blocks, each):
     first = cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", sizes(shape, 32), True, card).launches[0]
     found = first.form.kernel, first.form.cluster, 1 + (first.shared <= card.shared//2)
     assert found == ("pool", blocks, each) if blocks else found[0] == "moments"
+
+
+@pytest.mark.parametrize("shape, forward, backward", [
+    ((1, 512, 64, 64), (8, 8), (8, 8)), ((2, 320, 64, 64), (5, 6), (5, 6)), ((2, 1280, 8, 8), (5, 1), (5, 1)),
+    ((4, 1280, 32, 32), (10, 2), (10, 2)), ((32, 512, 28, 28), (32, 2), (8, 2)), ((4, 320, 128, 128), None, None),
+    ((32, 64, 112, 112), (2, 2), None), ((1, 128, 512, 512), None, None)], ids=str)
+def test_blocks_of_pools_of_rows(shape, forward, backward):
+    "Vectors of a row and blocks of a cluster: what was fastest on an H200; where it was slower, rows are read twice."
+    for direction, wanted in (("forward", forward), ("backward", backward)):
+        first = cuda.plan(direction, True, "bfloat16", "bfloat16", "", "silu", sizes(shape, 32), True,
+                          CARDS["H100"]).launches[0].form
+        assert ((first.columns, first.cluster) if first.kernel.startswith("pool_rows") else None) == wanted, direction
 
 
 def test_a_slice_and_its_table_fit_a_block():
@@ -207,7 +229,7 @@ def variants(dtype, card):
 def test_machine_code(dtype, capability, tmp_path):
     "Vectors of 16 bytes, nothing spilled, no float64 in float32, registers for all threads of the block."
     card = next(c for c in CARDS.values() if c.capability == capability)
-    forms, pools = variants(dtype, card), {"pool", "pool_gradients"}
+    forms, pools = variants(dtype, card), {"pool", "pool_gradients", "pool_rows", "pool_rows_gradients"}
     assert {f.kernel for f in forms} == {*cuda.KERNELS} - (set() if card.shared and dtype != "float64" else pools)
     if (dtype, capability) != ("float32", (9, 0)):                        # some of them, others for each
         forms = forms[(3*CAPABILITIES.index(capability) + len(dtype)) % 8::8 if capability != (9, 0) else 3]
@@ -221,6 +243,7 @@ def test_machine_code(dtype, capability, tmp_path):
         loads, stores = count(names, r"LDG.*\.128"), count(names, r"STG.*\.128")
         assert loads >= reads*f.vectors*wide and (wide or f.kernel in cuda._OWN or loads == 0), (f, names)
         assert f.kernel not in cuda._WRITE or stores == f.vectors*wide, (f, names)
+        assert (count(names, r"LDGSTS.*\.128") > 0) == f.kernel.startswith("pool_rows"), (f, names)
         half = f.kernel == "pool_gradients" and f.width*cuda.SIZE[f.dtype] == 8           # vectors of 8 bytes
         assert not half or count(names, r"STG.*\.64") >= f.vectors, (f, names)
         if f.streams and wide: assert count(names, r"STG.*\.EF\.128") == f.vectors, (f, names)

@@ -703,9 +703,9 @@ def watch(log):
         note(p, "take", None, [i + k*step for k in range(min(count, p.vectors))])
         return plain["take"](p, stage, i, step, count)
 
-    def gathered(p, rank, hi, lo, m2):
-        note(p, "slice", None, int(rank)*p.slice)
-        hi, lo, m2 = plain["gathered"](p, rank, hi, lo, m2)
+    def gathered(p, at, slice, hi, lo, m2):
+        note(p, "slice", None, cuda.block() % p.cluster*p.slice)
+        hi, lo, m2 = plain["gathered"](p, at, slice, hi, lo, m2)
         note(p, "group", None, float(hi + lo), float(m2))
         return hi, lo, m2
 
