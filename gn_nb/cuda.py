@@ -2057,6 +2057,7 @@ def _pool_rows(s, size, width, arrays, card):
     cluster, channels last; None where they do not fit, or where reading twice should be faster. By the same count, in
     which fewer than 128 bytes side by side take longer."""
     if width == 1 or not card.shared or size == 8: return
+    # reading twice, weighed by the times of the layers tried on an H200
     found = [(TWICE*(1 + arrays)/2 + 1.58*arrays*s.N*s.C*s.S*size/card.processors,)] if s.S > 1 else []
     for groups in (g for g in range(1, s.G + 1) if s.G % g == 0 and g*s.D % width == 0):
         columns = groups*s.D//width

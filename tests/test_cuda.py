@@ -205,8 +205,8 @@ def test_rows_in_the_shared_memory_of_a_cluster(monkeypatch, shape, G, room, dty
     kind, s = DTYPE[dtype], sizes(shape, G)
     plans = [cuda.plan(d, True, kind, kind, kind, "silu", s, True, card) for d in ("forward", "backward")]
     kernels = [plan.launches[0].form.kernel for plan in plans]
-    fits = shape[1]//G*cuda.SIZE[kind]*G >= 16
-    assert kernels == ["pool_rows", "pool_rows_gradients"] or not fits
+    whole = shape[1]*cuda.SIZE[kind] % 16 == 0                               # is a row a number of vectors?
+    assert (kernels == ["pool_rows", "pool_rows_gradients"]) == whole
     found = Machine("simulated").run(x, dy, G, w, b, rows=True, activation="silu", scale=scale, shift=shift, card=card)
     check(found, x, dy, G, w, b, "silu", scale, shift)
     cuda.plan.cache_clear()
@@ -291,7 +291,8 @@ def test_in_place_and_without_dx(machine, rows):
         assert torch.equal(machine.run(x, dy, G, rows=rows, in_place=True)[0], whole[0])
         part = machine.run(x, dy, G, rows=rows, need_dx=False)
         assert part[3].isnan().all()
-        for a, e in zip(part[4:], whole[4:], strict=True):                 # of other sums where a pool makes dx
+        # where a pool makes dx the terms, up to 1600 of size 1, are added up in another order
+        for a, e in zip(part[4:], whole[4:], strict=True):
             assert torch.equal(a, e) or (rows == "pool" and max_error(a, e) <= 2e-5)
 
 
