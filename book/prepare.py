@@ -10,6 +10,7 @@ from settings import root, settings
 # The first cell of every chapter. A bare numba-cuda would bring the libraries of the newest CUDA beside torch's own.
 COLAB_CELL = f'''\
 import sys
+%precision %.4g
 if "google.colab" in sys.modules:  # elsewhere: pip install "gn_nb[lab]"
     import torch
     cuda = (torch.version.cuda or "").split(".")[0]  # the compiler of GPU kernels must be for the CUDA of torch

@@ -19,6 +19,10 @@
     if (r.right > width + 1 && r.width && seen(e) && !boxed(e) && !e.closest(".bd-sidebar-secondary")) { found.add(`sticks out at the right: ${name(e)} ${words(e)}`); break; }
   }
 
+  // what a wide window shows only to those who find that it scrolls
+  if (width > 1000) for (const e of document.querySelectorAll("mjx-container[display=true], main table"))
+    if (seen(e) && e.scrollWidth > e.clientWidth + 2) found.add(`${e.scrollWidth - e.clientWidth} px are cut off: ${name(e)} ${words(e)}`);
+
   // formulas
   for (const e of document.querySelectorAll(".math")) {
     if (!e.querySelector("mjx-container")) found.add(`not typeset: ${words(e)}`);

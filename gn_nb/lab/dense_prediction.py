@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'STREETS', 'SCENES', 'UNET', 'EIGHT', 'SETUPS', 'RATES', 'SEEDS', 'MARGIN', 'SWEEPS', 'ARMS', 'REPAIRS',
-           'Pyramid', 'on_streets', 'setup', 'guess', 'look', 'tuning', 'dense', 'dense_gpu', 'afterwards',
-           'dense_runs', 'arm_values', 'repair_shares', 'later_errors', 'verdicts']
+           'PHOTOGRAPHS', 'TUNED', 'PLAIN', 'TUNED_RATES', 'CROPS', 'HEADS', 'HEAD_RATES', 'Pyramid', 'on_streets',
+           'setup', 'guess', 'look', 'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs', 'arm_values',
+           'repair_shares', 'photographs', 'fine_tuned', 'arm_of', 'transfer_tuning', 'transfer', 'Crops',
+           'crops_source', 'of_head', 'head_of', 'head_tuning', 'heads', 'later_errors', 'verdicts']
 
 # %% ../../nbs/26_dense_prediction.ipynb #0d24ae9b
 from functools import partial
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .batch_size import NORMS, NOTHING, judge_better, judge_gain, judge_same, method_of, said
+from .data import files_source, shrunk
 from .evidence import Verdict, by_seed, error, paired, recorded, tuned
 from .models import Block
 from .small_batches import effective, image_moments, judge_mismatch, percent, won_back
@@ -142,6 +146,102 @@ REPAIRS = ("BN, b = 2, precise", "BN, b = 2, test batch", "BN, b = 2, frozen")
 def repair_shares(found:dict)->dict:
     "Repair -> (share, low, high) of what two images lose against eight that it wins back."
     return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"]) for arm in REPAIRS}
+
+# %% ../../nbs/26_dense_prediction.ipynb #26aa0003
+def photographs(**more):
+    "CIFAR-10, every pixel labelled with the class of its photograph; options of `files_source`."
+    parts, classes = files_source("cifar10", **more)
+    return {k: (x, np.broadcast_to(y[:, None, None], (len(y), *x.shape[2:]))) for k, (x, y) in parts.items()}, classes
+
+PHOTOGRAPHS = {"name": "gn_nb.lab.dense_prediction:photographs", "first": 8000, "val": 500}
+TUNED = {"BN, b = 8": ("BN, b = 8", {}), "BN, b = 2": ("BN, b = 2", {}), "BN*": ("BN, b = 8", {"freeze_at": 0.}),
+         "GN": ("GN", {})}
+PLAIN = {f"{arm}, not decayed": (TUNED[arm][0], TUNED[arm][1] | {"decay_norm": False}) for arm in ("BN*", "GN")}
+TUNED_RATES = {"BN, b = 8": .3, "BN, b = 2": .3, "BN*": .03, "GN": .1}        # what `best_rates` chooses
+
+def fine_tuned(arm, seed, lr):
+    "Street scenes by a network that comes from photographs; `arm` is one of TUNED or of PLAIN."
+    name, more = (TUNED | PLAIN)[arm]
+    before = {"data": PHOTOGRAPHS | {"split": seed}, "train": {"epochs": 6, "batch_size": 32, "lr": .1}, "ghost": 32}
+    return on_streets(name, seed, lr, **more) | {"pretrain": before}
+
+def arm_of(record)->str:
+    "The name in TUNED or in PLAIN of what a record's config says."
+    train = record["config"]["train"]
+    more = {k: train[k] for k in ("freeze_at", "decay_norm") if k in train}
+    return next(arm for arm, spec in (TUNED | PLAIN).items() if spec == (method_of(record), more))
+
+def transfer_tuning()->list:
+    "Three learning rates for each arm, and one more for BN*, which diverges at two of them."
+    return [*(fine_tuned(arm, 100, lr) for lr in (.1, .03, .3) for arm in TUNED), fine_tuned("BN*", 100, .05)]
+
+def transfer()->list:
+    "Every arm at its rate; without decay, at the same rate."
+    return [fine_tuned(arm, seed, TUNED_RATES[arm.split(",")[0] if arm in PLAIN else arm])
+            for seed in SEEDS for arm in TUNED | PLAIN]
+
+# %% ../../nbs/26_dense_prediction.ipynb #26aa0011
+class Crops(nn.Module):
+    "(N, channels, H, W) to logits (N, classes, rows, columns): each of a grid of crops, seen alone."
+    def __init__(self, norm, channels, classes, size=16, step=14, dealt=False, width=16):
+        super().__init__()
+        self.size, self.step, self.dealt = size, step, dealt
+        layers, before = [], channels
+        for after, stride in ((width, 1), (2*width, 2), (2*width, 1), (2*width, 2)):
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), norm(after), nn.ReLU()]
+            before = after
+        self.head = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+
+    def deal(self, N, rows, columns, device=None):
+        "The order of the crops: scene by scene, or so that every N-th part of them has as many of each scene."
+        n, i, j = (torch.arange(k, device=device) for k in (N, rows, columns))
+        slices = n[:, None, None] + (i[:, None] + j if self.dealt else 0*(i[:, None] + j))
+        return (slices % N).flatten().argsort(stable=True)
+
+    def forward(self, x):
+        N, C = x.shape[:2]
+        crops = x.unfold(2, self.size, self.step).unfold(3, self.size, self.step)   # (N, C, rows, columns, size, size)
+        rows, columns = crops.shape[2:4]
+        crops = crops.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, self.size, self.size)
+        order = self.deal(N, rows, columns, x.device)
+        y = self.head(crops[order])[order.argsort()]
+        return y.reshape(N, rows, columns, -1).permute(0, 3, 1, 2)
+
+def crops_source(shrink:int=2, size:int=16, step:int=14):
+    "Street scenes, and of the labels those at the centres of crops."
+    parts, classes = files_source("camvid")
+    def part(x, y):
+        x, y = shrunk(x, y, shrink)
+        rows, columns = (slice(size//2, s - size//2 + 1, step) for s in y.shape[1:])
+        return x, np.ascontiguousarray(y[:, rows, columns])
+    return {k: part(*v) for k, v in parts.items()}, classes
+
+CROPS = {"name": "gn_nb.lab.dense_prediction:crops_source", "train": 312, "val": 48}
+HEADS = {"BN, one scene": ({"name": "bn", "ghost": 48}, False), "BN, eight scenes": ({"name": "bn", "ghost": 48}, True),
+         "GN": (NORMS["GN"], False), "GN+WS": (NORMS["GN+WS"], False)}
+HEAD_RATES = {"BN, one scene": .3, "BN, eight scenes": .1, "GN": .03, "GN+WS": .1}         # what `best_rates` chooses
+
+def of_head(arm, seed, lr):
+    "A head on the crops of street scenes, updates from eight; `arm` is one of HEADS."
+    norm, dealt = HEADS[arm]
+    model = {"name": "gn_nb.lab.dense_prediction:Crops", "dealt": dealt}
+    return on_streets("GN", seed, lr, CROPS, model, epochs=20) | {"norm": norm}
+
+def head_of(record)->str:
+    "The name in HEADS of what a record's config says."
+    config = record["config"]
+    return next(arm for arm, spec in HEADS.items() if spec == (config["norm"], config["model"]["dealt"]))
+
+def head_tuning()->list:
+    "Three learning rates for each arm."
+    return [of_head(arm, 100, lr) for lr in (.1, .03, .3) for arm in HEADS]
+
+def heads()->list:
+    "Every arm at its rate, seed by seed."
+    return [of_head(arm, seed, HEAD_RATES[arm]) for seed in SEEDS for arm in HEADS]
+
+SWEEPS |= {"dense-transfer-tune": transfer_tuning, "dense-transfer": transfer, "dense-head-tune": head_tuning,
+           "dense-head": heads}
 
 # %% ../../nbs/26_dense_prediction.ipynb #f4a5ae57
 def later_errors()->tuple:      # two arrays, paired

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_MODES', 'GPU_PEERS', 'CACHES', 'GPU_FIELDS',
            'MEAN_GOALS', 'ANY_LAYER', 'COPY_SHARE', 'EXTRA_MB', 'SLACK', 'VAE', 'VAE_SECONDS', 'FASTEST', 'LARGE',
-           'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST', 'rotation',
-           'take_turns', 'on_gpu', 'check_record', 'read', 'gpu_records', 'short', 'timed_rows', 'speedups', 'finding',
-           'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios',
+           'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST', 'WHOLE',
+           'rotation', 'take_turns', 'on_gpu', 'check_record', 'read', 'gpu_records', 'short', 'timed_rows', 'speedups',
+           'finding', 'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios',
            'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals',
            'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table', 'goal_table', 'peer_table']
 
@@ -338,6 +338,9 @@ class Link(str):
         link.address = address
         return link
 
+# what a narrow column does not break: [low, high], a ± b, a to b, a number with its sign
+WHOLE = re.compile(r"(\[[-+.,\d ]+\]|[-+]?\d[\d.]* (?:±|to) [-+]?\d[\d.]*|(?<!\S)[-+]\d[\d.]*)")
+
 class Table:
     "Rows under a head: aligned text in a terminal, a table on a page. Floats to three digits, None as a dash."
     def __init__(self,
@@ -359,10 +362,10 @@ class Table:
 
     def _repr_html_(self):
         def cell(tag, v):
-            style = ' style="white-space:nowrap"' if re.fullmatch(r"[-+±–.,%\d\[\] ]+", v) else ""     # numbers in line
-            text = html.escape(v)
+            text = "".join(f'<span style="white-space:nowrap">{part}</span>' if k % 2 else html.escape(part)
+                           for k, part in enumerate(WHOLE.split(v)))
             if isinstance(v, Link): text = f'<a href="{html.escape(v.address)}">{text}</a>'
-            return f"<{tag}{style}>{text}</{tag}>"
+            return f"<{tag}>{text}</{tag}>"
         def line(tag, values): return f"<tr>{''.join(cell(tag, v) for v in values)}</tr>"
         body = "".join(line("td", row) for row in self.rows)
         return (f'<div style="overflow-x:auto"><table class="table"><thead>{line("th", self.head)}</thead>'

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'CURVES', 'KEYS', 'errors', 'loss_of', 'evaluate', 'rate', 'train', 'check_config', 'all_ways', 'rounded',
-           'run', 'sizes_probe', 'processes']
+           'run', 'of_slices', 'sizes_probe', 'processes']
 
 # %% ../../nbs/95_train.ipynb #ce434dd1
 import math
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .data import Data, augment, batches, known, load, named
-from .models import build, freeze, precise, set_evaluation
+from .models import BatchNorm, build, freeze, precise, set_evaluation
 
 # %% ../../nbs/95_train.ipynb #75371956
 def errors(
@@ -188,8 +188,10 @@ def run(
     net = build(**named(config["model"]), norm=config.get("norm", "gn"), channels=data.x.shape[1],
                 classes=data.classes, seed=seed, entrance=config.get("entrance"))
     before = config.get("pretrain")
-    if before: train(net, load(**named(before["data"])).to(data.x.device), seed=seed, progress=progress,
-                     **before.get("train", {}))
+    if before:
+        with of_slices(net, before.get("ghost")):
+            train(net, load(**named(before["data"])).to(data.x.device), seed=seed, progress=progress,
+                  **before.get("train", {}))
     curves = train(net, data, seed=seed, progress=progress, **options)
     done = curves["train_loss"][-1] is not None
     found = {"status": "done" if done else "diverged", "curves": curves}
@@ -197,6 +199,18 @@ def run(
     if done and "probe" in config: found["probe"] = known("probe", config["probe"], {})(net, data, config)
     return rounded(found | {"parameters": sum(p.numel() for p in net.parameters()), "data": data.checksum,
                             "seconds": time.perf_counter() - start})
+
+@contextmanager
+def of_slices(
+    net:nn.Module,
+    ghost:int=None,    # samples that share the statistics of batch normalization; None: as many as before
+):
+    "Context: batch normalization by slices of another size."
+    norms = [(m, m.ghost) for m in net.modules() if ghost and isinstance(m, BatchNorm)]
+    for m, _ in norms: m.ghost = ghost
+    try: yield
+    finally:
+        for m, usual in norms: m.ghost = usual
 
 def sizes_probe(net, data, config)->dict:
     "The smallest probe: how large the network and the data are, and the seed."
