@@ -1,5 +1,6 @@
 "Chapter 26: its sweeps are sound, its network and statistics are right, its verdicts follow from records both ways."
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from gn_nb.lab.data import Data, load
 from gn_nb.lab.evidence import best_rates, check_verdict, recorded
 from gn_nb.lab.models import build
 from gn_nb.lab.sweep import key
-from gn_nb.lab.train import check_config, evaluate, run
+from gn_nb.lab.train import check_config, evaluate, of_slices, run
 from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
-SIZES = {"dense-setups": 11, "dense-tune": 15, "dense": 30, "dense-after": 15, "dense-gpu": 90}
+SIZES = {"dense-setups": 11, "dense-tune": 15, "dense": 30, "dense-after": 15, "dense-gpu": 90,
+         "dense-transfer-tune": 13, "dense-transfer": 30, "dense-head-tune": 12, "dense-head": 20}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -26,12 +28,13 @@ def test_sweeps(name):
     assert len(configs) == len({key(check_config(c)) for c in configs}) == SIZES[name] and {*SIZES} == {*lab.SWEEPS}
     seeds = [c["seed"] for c in configs]
     assert seeds == sorted(seeds) == [c["data"]["split"] for c in configs]
-    assert all(c["train"]["batch_size"] == 8 and 8 % c["norm"].get("ghost", 8) == 0 for c in configs)
-    if name in ("dense-setups", "dense-tune"): assert not {*seeds} & {*lab.SEEDS}   # chosen on other runs
+    slices = 8*48 if "head" in name else 8
+    assert all(c["train"]["batch_size"] == 8 and slices % c["norm"].get("ghost", slices) == 0 for c in configs)
+    if name.endswith(("setups", "tune")): assert not {*seeds} & {*lab.SEEDS}   # chosen on other runs
     if name in ("dense", "dense-after"):
         assert len({*seeds}) >= 5
         assert all(c["train"]["lr"] == lab.RATES[method_of({"config": c}).removesuffix("+WS")] for c in configs)
-    for c in configs:
+    for c in configs if name in ("dense-setups", "dense-tune", "dense", "dense-after", "dense-gpu") else ():
         if "freeze_at" in c["train"]: assert c["norm"] == NORMS["BN, b = 2"] and 0 < c["train"]["freeze_at"] < 1
         assert ("probe" in c) == (c["norm"]["name"] == "bn" and name != "dense-setups")
 
@@ -39,6 +42,84 @@ def test_sweeps(name):
 def test_rates_are_those_that_the_records_choose(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert best_rates(recorded("dense-tune"), method_of) == lab.RATES
+    assert best_rates(recorded("dense-transfer-tune"), lab.arm_of) == lab.TUNED_RATES
+    assert best_rates(recorded("dense-head-tune"), lab.head_of) == lab.HEAD_RATES
+
+
+def test_arms_of_fine_tuning_and_of_heads_are_told_apart():
+    for configs, name_of, names in ((lab.transfer(), lab.arm_of, lab.TUNED | lab.PLAIN),
+                                    (lab.heads(), lab.head_of, lab.HEADS)):
+        found = [name_of({"config": c}) for c in configs]
+        assert sorted(found) == sorted([*names]*len(lab.SEEDS))
+    for c in lab.transfer():
+        arm = lab.arm_of({"config": c})
+        assert ("freeze_at" in c["train"]) == arm.startswith("BN*") and c["train"].get("freeze_at", 0) == 0
+        assert ("decay_norm" in c["train"]) == arm.endswith("decayed") and not c["train"].get("decay_norm")
+        assert c["pretrain"]["ghost"] == c["pretrain"]["train"]["batch_size"] == 32
+        assert c["train"]["lr"] == lab.TUNED_RATES[arm.removesuffix(", not decayed")]
+    for c in lab.heads():
+        arm = lab.head_of({"config": c})
+        assert c["model"]["dealt"] == (arm == "BN, eight scenes") and c["train"]["lr"] == lab.HEAD_RATES[arm]
+
+
+def test_photographs_have_a_label_at_every_pixel(monkeypatch):
+    x, y = np.zeros((3, 3, 5, 4), np.uint8), np.array([7, 0, 2])
+    monkeypatch.setattr(lab, "files_source", lambda name, **more: ({"train": (x, y)}, {"cifar10": 10}[name]))
+    parts, classes = lab.photographs()
+    assert classes == 10 and parts["train"][0] is x and parts["train"][1].shape == (3, 5, 4)
+    assert (parts["train"][1] == y[:, None, None]).all()
+
+
+def test_labels_of_crops_are_those_at_their_centres(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (2, 3, 93, 120), np.uint8), rng.integers(0, 12, (2, 93, 120))   # six rows fit
+    monkeypatch.setattr(lab, "files_source", lambda name: ({"train": (x, y)}, {"camvid": 11}[name]))
+    parts, classes = lab.crops_source(shrink=1)
+    found, labels = parts["train"]
+    assert classes == 11 and np.array_equal(found, x) and labels.shape == (2, 6, 8)
+    for i, j in np.ndindex(6, 8): assert np.array_equal(labels[:, i, j], y[:, 14*i + 8, 14*j + 8])
+    assert lab.crops_source(shrink=2)[0]["train"][1].shape == (2, 3, 4)
+
+
+def test_a_crop_is_seen_alone():
+    "Group normalization tells each crop what it would tell it by itself, dealt or not."
+    x = torch.randn(4, 3, 44, 30, generator=torch.Generator().manual_seed(0))
+    for dealt in (False, True):
+        net = build(lab.HEAD, norm=NORMS["GN"], channels=3, classes=5, dealt=dealt).eval()
+        out = net(x)
+        assert out.shape == (4, 5, 3, 2)
+        for n, i, j in ((0, 0, 0), (3, 2, 1), (1, 1, 0)):
+            crop = x[n:n + 1, :, 14*i:14*i + 16, 14*j:14*j + 16]
+            assert_close(out[n, :, i, j], net(crop)[0, :, 0, 0], 1e-4)
+
+
+def test_slices_of_heads():
+    "Scene by scene, or as many crops of every scene; the same function of the crops where a slice is all of them."
+    net = build(lab.HEAD, norm="bn", channels=3, classes=5, dealt=True)
+    order = net.deal(8, 6, 8)
+    assert sorted(order.tolist()) == [*range(8*48)]
+    slices = (order//48).reshape(8, 48)
+    assert all(torch.equal(row.bincount(minlength=8), torch.full((8,), 6)) for row in slices)
+    for s in range(8):
+        own = order[s*48:(s + 1)*48]
+        assert len({*(own % 48).tolist()}) == 48                                 # no place twice in a slice
+        one = own[own < 48]                                                      # of one scene: one from each row
+        assert len({*(one//8).tolist()}) == len({*(one % 8).tolist()}) == 6
+    net.dealt = False
+    assert torch.equal(net.deal(8, 6, 8), torch.arange(8*48))
+    x = torch.randn(2, 3, 44, 30, generator=torch.Generator().manual_seed(0))
+    whole = [build(lab.HEAD, norm="bn", channels=3, classes=5, dealt=dealt).train()(x) for dealt in (False, True)]
+    assert_close(*whole, 1e-4)
+
+
+def test_slices_of_another_size_while_pretraining():
+    net = build(**lab.MODEL, norm=NORMS["BN, b = 2"], channels=3, classes=5)
+    def sizes(): return {m.ghost for m in net.modules() if hasattr(m, "ghost")}
+    with of_slices(net, 32): assert sizes() == {32}
+    assert sizes() == {2}
+    with of_slices(net): assert sizes() == {2}
+    with pytest.raises(RuntimeError, match="stop"), of_slices(net, 4): raise RuntimeError("stop")
+    assert sizes() == {2}
 
 
 def scenes(n=16, size=16): return load("scenes", train=n, val=8, test=8, size=size)
@@ -128,7 +209,7 @@ def write(path, errors, frozen=31., precise=31., batch=50., name="dense", spread
     made_up(path, name, lab.SWEEPS[name](), error_of, more)
 
 
-def words(): return [check_verdict(v).word for v in lab.verdicts()]
+def words(verdicts=lab.scratch_verdicts): return [check_verdict(v).word for v in verdicts()]
 
 
 @pytest.mark.parametrize("errors,more,wanted", [
@@ -143,6 +224,41 @@ def test_verdicts(tmp_path, monkeypatch, errors, more, wanted):
     write(tmp_path, errors, **more)
     monkeypatch.chdir(tmp_path)
     assert words() == wanted
+
+
+TRANSFER = {"BN, b = 8": 30., "BN, b = 2": 34., "BN*": 32., "GN": 30.}
+CROPS = {"BN, one scene": 40., "BN, eight scenes": 30., "GN": 35., "GN+WS": 25.}
+
+
+@pytest.mark.parametrize("errors,wanted", [
+    (TRANSFER, ["holds", "holds"]),
+    (TRANSFER | {"GN": 33.}, ["holds in part", "holds"]),                            # better than one, worse than one
+    (TRANSFER | {"GN": 36.}, ["does not hold here", "holds"]),
+    (TRANSFER | {"BN, b = 2": 32.5}, ["holds", "holds in part"]),                    # higher by less than a point
+    (TRANSFER | {"BN, b = 2": 31.}, ["holds", "does not hold here"])])
+def test_verdicts_of_fine_tuning(tmp_path, monkeypatch, errors, wanted):
+    def error_of(c):
+        arm = lab.arm_of({"config": c})
+        of = errors[arm.removesuffix(", not decayed")] + .5*arm.endswith("decayed")
+        return of + .05*np.random.default_rng([c["seed"], int(10*of)]).standard_normal()
+    made_up(tmp_path, "dense-transfer", lab.transfer(), error_of)
+    monkeypatch.chdir(tmp_path)
+    assert words(lab.transfer_verdicts) == wanted
+    assert re.search(r"changes GN by \+0\.[456] points", lab.transfer_verdicts()[0].because)
+
+
+@pytest.mark.parametrize("errors,wanted", [
+    (CROPS, ["holds", "holds"]),
+    (CROPS | {"GN": 45.}, ["holds", "does not hold here"]),
+    (CROPS | {"BN, eight scenes": 39.5}, ["holds in part", "holds"]),
+    (CROPS | {"BN, eight scenes": 42.}, ["does not hold here", "holds"])])
+def test_verdicts_of_heads(tmp_path, monkeypatch, errors, wanted):
+    def error_of(c):
+        of = errors[lab.head_of({"config": c})]
+        return of + .05*np.random.default_rng([c["seed"], int(10*of)]).standard_normal()
+    made_up(tmp_path, "dense-head", lab.heads(), error_of)
+    monkeypatch.chdir(tmp_path)
+    assert words(lab.head_verdicts) == wanted
 
 
 def test_arms_are_read_in_their_own_way(tmp_path, monkeypatch):

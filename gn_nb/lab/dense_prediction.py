@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'STREETS', 'SCENES', 'UNET', 'EIGHT', 'SETUPS', 'RATES', 'SEEDS', 'MARGIN', 'SWEEPS', 'ARMS', 'REPAIRS',
-           'PHOTOGRAPHS', 'TUNED', 'PLAIN', 'TUNED_RATES', 'CROPS', 'HEADS', 'HEAD_RATES', 'Pyramid', 'on_streets',
-           'setup', 'guess', 'look', 'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs', 'arm_values',
-           'repair_shares', 'photographs', 'fine_tuned', 'arm_of', 'transfer_tuning', 'transfer', 'Crops',
-           'crops_source', 'of_head', 'head_of', 'head_tuning', 'heads', 'later_errors', 'verdicts']
+           'PHOTOGRAPHS', 'TUNED', 'PLAIN', 'TUNED_RATES', 'CROPS', 'HEAD', 'HEADS', 'HEAD_RATES', 'Pyramid',
+           'on_streets', 'setup', 'guess', 'look', 'tuning', 'dense', 'dense_gpu', 'afterwards', 'dense_runs',
+           'arm_values', 'in_common', 'repair_shares', 'photographs', 'fine_tuned', 'arm_of', 'transfer_tuning',
+           'transfer', 'transfer_values', 'Crops', 'crops_source', 'of_head', 'head_of', 'head_tuning', 'heads',
+           'head_values', 'later_errors', 'scratch_verdicts', 'transfer_verdicts', 'head_verdicts', 'verdicts']
 
 # %% ../../nbs/26_dense_prediction.ipynb #0d24ae9b
 from functools import partial
@@ -136,7 +137,12 @@ def arm_values(
     def of(name, frozen, way):
         runs = [r for r in records if method_of(r) == name and ("freeze_at" in r["config"]["train"]) == frozen]
         return by_seed(runs, value or partial(error, part=part, way=way))
-    found = {arm: of(*spec) for arm, spec in ARMS.items()}
+    return in_common({arm: of(*spec) for arm, spec in ARMS.items()})
+
+def in_common(
+    found:dict,      # arm -> seed -> value
+)->dict:             # arm -> (seeds,)
+    "Values paired by position, of the seeds that all arms have."
     seeds = sorted(set.intersection(*map(set, found.values())))
     return {arm: np.array([v[s] for s in seeds]) for arm, v in found.items()}
 
@@ -180,6 +186,12 @@ def transfer()->list:
     return [fine_tuned(arm, seed, TUNED_RATES[arm.split(",")[0] if arm in PLAIN else arm])
             for seed in SEEDS for arm in TUNED | PLAIN]
 
+# %% ../../nbs/26_dense_prediction.ipynb #26aa0005
+def transfer_values(value=error)->dict:
+    "Arm -> (seeds,) of the fine-tuned networks."
+    records = recorded("dense-transfer", required=False)
+    return in_common({arm: by_seed([r for r in records if arm_of(r) == arm], value) for arm in TUNED | PLAIN})
+
 # %% ../../nbs/26_dense_prediction.ipynb #26aa0011
 class Crops(nn.Module):
     "(N, channels, H, W) to logits (N, classes, rows, columns): each of a grid of crops, seen alone."
@@ -217,6 +229,7 @@ def crops_source(shrink:int=2, size:int=16, step:int=14):
     return {k: part(*v) for k, v in parts.items()}, classes
 
 CROPS = {"name": "gn_nb.lab.dense_prediction:crops_source", "train": 312, "val": 48}
+HEAD = "gn_nb.lab.dense_prediction:Crops"
 HEADS = {"BN, one scene": ({"name": "bn", "ghost": 48}, False), "BN, eight scenes": ({"name": "bn", "ghost": 48}, True),
          "GN": (NORMS["GN"], False), "GN+WS": (NORMS["GN+WS"], False)}
 HEAD_RATES = {"BN, one scene": .3, "BN, eight scenes": .1, "GN": .03, "GN+WS": .1}         # what `best_rates` chooses
@@ -224,8 +237,7 @@ HEAD_RATES = {"BN, one scene": .3, "BN, eight scenes": .1, "GN": .03, "GN+WS": .
 def of_head(arm, seed, lr):
     "A head on the crops of street scenes, updates from eight; `arm` is one of HEADS."
     norm, dealt = HEADS[arm]
-    model = {"name": "gn_nb.lab.dense_prediction:Crops", "dealt": dealt}
-    return on_streets("GN", seed, lr, CROPS, model, epochs=20) | {"norm": norm}
+    return on_streets("GN", seed, lr, CROPS, {"name": HEAD, "dealt": dealt}, epochs=20) | {"norm": norm}
 
 def head_of(record)->str:
     "The name in HEADS of what a record's config says."
@@ -243,6 +255,12 @@ def heads()->list:
 SWEEPS |= {"dense-transfer-tune": transfer_tuning, "dense-transfer": transfer, "dense-head-tune": head_tuning,
            "dense-head": heads}
 
+# %% ../../nbs/26_dense_prediction.ipynb #26aa0013
+def head_values(value=error)->dict:
+    "Arm -> (seeds,) of the heads."
+    records = recorded("dense-head", required=False)
+    return in_common({arm: by_seed([r for r in records if head_of(r) == arm], value) for arm in HEADS})
+
 # %% ../../nbs/26_dense_prediction.ipynb #f4a5ae57
 def later_errors()->tuple:      # two arrays, paired
     "Test errors of GN and of BN with two images after three times the epochs."
@@ -250,8 +268,13 @@ def later_errors()->tuple:      # two arrays, paired
     gn, bn = ([r for r in after if method_of(r) == name] for name in ("GN", "BN, b = 2"))
     return paired(gn, bn) if {*by_seed(gn)} & {*by_seed(bn)} else (np.array([]),)*2
 
-def verdicts()->list:
-    "What the records say about the claims of this chapter."
+def _verdict(seeds, where, claim, who, judge, because):
+    "Open where fewer than two seeds are recorded."
+    word, because = (judge(), f"{where} {because()}; {seeds} seeds") if seeds > 1 else ("open", NOTHING)
+    return Verdict(claim, who, word, because, "26_dense_prediction")
+
+def scratch_verdicts()->list:
+    "What the records of networks trained from scratch say."
     name, runs = dense_runs()
     found = arm_values(runs)
     gn, b8, b2, b1 = (found[arm] for arm in ("GN", "BN, b = 8", "BN, b = 2", "BN, b = 1"))
@@ -262,9 +285,7 @@ def verdicts()->list:
     late = later_errors() if name == "dense" else ([], [])
     beyond = f"; after 36 epochs in place of 12 the first is {said(*late)}" if len(late[0]) > 1 else ""
     where = "on street scenes" + (" at full size" if name == "dense-gpu" else "")
-    def verdict(claim, who, judge, because):
-        word, because = ((judge(), f"{where} {because()}; {len(gn)} seeds") if len(gn) > 1 else ("open", NOTHING))
-        return Verdict(claim, who, word, because, "26_dense_prediction")
+    verdict = partial(_verdict, len(gn), where)
     return [
         verdict("GN can outperform its BN-based counterparts for object detection and segmentation in COCO",
                 "the paper, abstract", lambda: judge_better(gn, [b2, frozen]),
@@ -286,3 +307,32 @@ def verdicts()->list:
                 "a follow-up, tested here", lambda: judge_mismatch([*shares.values()]),
                 lambda: "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best repair ({best.split(', ')[-1]}) wins back {percent(known[best])}")]
+
+def transfer_verdicts()->list:
+    "What those of fine-tuned networks say."
+    gn, b2, star, plain, gn_plain = (transfer_values()[arm] for arm in ("GN", "BN, b = 2", "BN*", *PLAIN))
+    verdict = partial(_verdict, len(gn), "street scenes, networks from photographs:")
+    return [
+        verdict("after pretraining, GN outperforms BN* and BN of two images (our words)", "the paper, Section 4.2",
+                lambda: judge_better(gn, [star, b2]),
+                lambda: f"GN minus BN* is {said(gn, star)}, GN minus BN of two {said(gn, b2)}; not to decay weight and "
+                        f"bias changes GN by {said(gn_plain, gn)}, BN* by {said(plain, star)}"),
+        verdict("fine-tuned with two images, BN has to be frozen (our words)", "the paper, Section 4.2",
+                lambda: judge_gain(b2, star, MARGIN), lambda: f"BN of two minus BN* is {said(b2, star)}")]
+
+def head_verdicts()->list:
+    "What those of heads say."
+    one, eight, gn, ws = (head_values()[arm] for arm in HEADS)
+    verdict = partial(_verdict, len(gn), "crops of street scenes:")
+    return [
+        verdict("a head loses by batch normalization if its samples come from one image (our words)",
+                "the paper, Section 4.2", lambda: judge_gain(one, eight, MARGIN),
+                lambda: f"BN by slices of one scene minus BN by slices of eight is {said(one, eight)}"),
+        verdict("in such a head GN is better than BN (our words)", "the paper, Section 4.2",
+                lambda: judge_better(gn, [one]),
+                lambda: f"GN minus BN by slices of one scene is {said(gn, one)}; GN with weight standardization "
+                        f"{said(ws, one)}, and {said(ws, eight)} beside BN by slices of eight")]
+
+def verdicts()->list:
+    "What the records say about the claims of this chapter."
+    return [*scratch_verdicts(), *transfer_verdicts(), *head_verdicts()]
