@@ -1,4 +1,4 @@
-"What a built page must not have: a traceback, a directive, a request to another host, a dead link, a nameless figure."
+"What a built page must not have: a traceback, directives, raw numbers, other hosts, dead links, nameless figures."
 import re
 import sys
 from pathlib import Path
@@ -36,6 +36,9 @@ def page_problems(page, text, ids, site):
     article = soup.select_one("article") or soup
     for node in article.select("div.output.traceback, div.cell_output .stderr, div.output.stderr"):
         yield f"traceback or stderr: {node.get_text()[:80]!r}"
+    for node in article.select("div.output.text_plain pre"):
+        raw = re.search(r"np\.\w+\(|\d\.\d{9,}", node.get_text())
+        if raw: yield f"a number as it is stored, not as it is read: {raw[0]}"
     for node in article.select("div.highlight pre"):
         if re.search(r"^#\|", node.get_text(), re.M): yield "an nbdev directive is shown"
     for node in soup.find_all("a", href=True):
