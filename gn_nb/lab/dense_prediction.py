@@ -151,7 +151,8 @@ REPAIRS = ("BN, b = 2, precise", "BN, b = 2, test batch", "BN, b = 2, frozen")
 
 def repair_shares(found:dict)->dict:
     "Repair -> (share, low, high) of what two images lose against eight that it wins back."
-    return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"]) for arm in REPAIRS}
+    return {arm: won_back(found["BN, b = 2"], found[arm], found["BN, b = 8"], level=1 - .05/len(REPAIRS))
+            for arm in REPAIRS}
 
 # %% ../../nbs/26_dense_prediction.ipynb #26aa0003
 def photographs(**more):
