@@ -6,24 +6,25 @@
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', 'APART', 'ARRAYS', 'FIELDS', 'LINE', 'COUNTERS',
            'width', 'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'is_apart', 'to_apart', 'to_order', 'plainly',
            'inside', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH',
-           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'NEAR',
-           'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'SHORT', 'ODD',
-           'STREAM', 'NARROW', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES', 'THREADS', 'CALL', 'ORDER', 'STEPS',
-           'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes', 'where_less', 'total',
-           'load', 'load_some', 'load_last', 'store_some', 'prefetch', 'put_element', 'element', 'wide', 'rounded',
-           'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some', 'end_of', 'put_some', 'fit', 'power_of_two',
-           'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor', 'held', 'exactly',
-           'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters', 'to_alignment', 'apply_run',
-           'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table', 'fill', 'arrange', 'restore',
-           'row_shift', 'near_rows', 'fetch', 'sums_step', 'sums_column', 'row_sums', 'unit_sums', 'unit_totals',
-           'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows', 'forward_rows', 'run_sums',
-           'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients', 'channel_gradient', 'backward_runs',
-           'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step', 'gradients_column', 'fold_gradients',
-           'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step', 'gradient_rows', 'backward_rows',
-           'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat', 'sums_spread', 'gradient_spread',
-           'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients', 'backward_middle', 'compiled', 'openmp',
-           'address_of', 'in_pool', 'default_threads', 'Plan', 'plan', 'invoke', 'drive', 'driver', 'Order',
-           'run_forward', 'run_backward', 'check_activation', 'forward', 'backward']
+           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'AHEAD',
+           'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR',
+           'SHORT', 'ODD', 'STREAM', 'NARROW', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES', 'THREADS', 'CALL',
+           'ORDER', 'STEPS', 'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
+           'where_less', 'total', 'load', 'load_some', 'load_last', 'store_some', 'prefetch', 'put_element', 'element',
+           'wide', 'rounded', 'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some', 'end_of', 'put_some',
+           'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor',
+           'held', 'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters',
+           'to_alignment', 'apply_run', 'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table',
+           'fill', 'arrange', 'restore', 'row_shift', 'near_rows', 'fetch', 'sums_step', 'sums_column', 'row_sums',
+           'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows',
+           'forward_rows', 'run_sums', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients',
+           'channel_gradient', 'backward_runs', 'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step',
+           'gradients_column', 'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step',
+           'gradient_rows', 'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat',
+           'sums_spread', 'gradient_spread', 'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients',
+           'backward_middle', 'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan',
+           'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward',
+           'backward']
 
 # %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
@@ -805,12 +806,12 @@ def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
     return first(p, p.x, n*p.S*p.C + g*p.D, p.D)
 
-NEAR = 1 << 13               # bytes of short rows that are added column by column, while the next as many are fetched
+AHEAD = 1 << 13              # bytes of short rows that are added column by column, while the next as many are fetched
 
 @plainly()
 def near_rows(p, arrays):
     "How many short rows, of some arrays together, those are; a multiple of four."
-    return max(4, NEAR//(arrays*p.C*itemsize(p))//4*4)
+    return max(4, AHEAD//(arrays*p.C*itemsize(p))//4*4)
 
 @inside()
 def fetch(p, address, at, count):

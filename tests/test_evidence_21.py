@@ -87,6 +87,8 @@ def test_won_back_against_its_definition():
     share, low, high = won_back(usual, repaired, large)
     assert share == pytest.approx((usual - repaired).mean()/10) and low < share < high and high - low < .2
     assert math.isnan(won_back(large, large - 1, large)[0])
+    loss = np.array([1.6, 1.2, .9, .6, -.6])                                     # 0.7 on average, and not surely any
+    assert np.isnan(won_back(large[0] + loss, large[0] + loss/2, np.full(5, large[0]))).all()
 
 
 def records(tmp_path, monkeypatch, small, frozen, pure, harder, fit=-.5):

@@ -106,3 +106,13 @@ def test_public_names_exist_and_are_documented(name):
     for n in module.__all__:
         f = getattr(module, n)
         if inspect.isfunction(f) or inspect.isclass(f): assert (f.__doc__ or "").strip(), f"{name}.{n} has no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_name_of_a_module_has_one_value(path):
+    "A constant given a second value further down would have it in all functions that are called later."
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
+    names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    names += [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert [name for name in dict.fromkeys(names) if names.count(name) > 1 and name != "_"] == []
