@@ -22,7 +22,7 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', '
            'gradients_column', 'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step',
            'gradient_rows', 'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat',
            'sums_spread', 'gradient_spread', 'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients',
-           'backward_middle', 'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan',
+           'backward_middle', 'Code', 'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan',
            'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward',
            'backward']
 
@@ -46,7 +46,11 @@ import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.datamodel.models import PrimitiveModel
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
 from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, overload, register_model
 
@@ -1435,10 +1439,27 @@ _lock = threading.Lock()
 @cache
 def _compile(kernel, dtype, activation): return _compiled(types.void(Work(dtype, activation, kernel)), work.py_func)
 
+class _Prepared:
+    "numba's target as machine code needs it, without what only the compiler needs."
+    def __init__(self, target): self.target = target
+    def refresh(self): rtsys.initialize(self.target)
+    def __getattr__(self, name): return getattr(self.target, name)
+
+class Code(NamedTuple):
+    "A C function from disk."
+    address:int
+    owner:object     # keeps the memory of the code
+
+def _from_disk(signature, f):
+    "The machine code of f that an earlier process has kept, or None."
+    with global_compiler_lock:
+        found = FunctionCache(f).load_overload(signature, _Prepared(cpu_target.target_context))
+        return found and Code(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name), found)
+
 def _compiled(signature, f):
     options = dict(error_model="numpy")
     if __name__ == "__main__": return cfunc(signature, **options)(f)    # a notebook's types mean nothing to others
-    try: return cfunc(signature, cache=True, **options)(f)
+    try: return _from_disk(signature, f) or cfunc(signature, cache=True, **options)(f)
     except RuntimeError: return cfunc(signature, **options)(f)           # "no locator available": nowhere to write
 
 def compiled(
@@ -1535,7 +1556,7 @@ def _forward_steps(rows, N, G, units, threads, size):
 def _blocks(rows, N, C, D, S, units, per_sample):
     "Samples of a block, which share a row of dweight and dbias, and blocks of a sample."
     if per_sample: return 1, max(1, min(units, PARTS//(N*C))) if rows else 1
-    room, enough = max(1, PARTS//C), UNIT_ROWS//(C*S) if rows else GRAIN//(D*S)       # samples for one task
+    room, enough = max(1, PARTS//C), min(-(-N//4), UNIT_ROWS//(C*S)) if rows else GRAIN//(D*S)  # samples for one task
     return max(-(-N//room), min(N, enough), 1), min(units, max(1, room//N)) if rows else 1
 
 def _backward_steps(rows, N, C, G, S, units, threads, size, slots, blocks):

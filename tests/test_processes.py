@@ -13,8 +13,6 @@ import subprocess
 import sys
 import time
 import warnings
-from importlib import import_module
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier, Thread
@@ -22,7 +20,6 @@ from threading import Barrier, Thread
 import numpy as np
 import pytest
 import torch
-from numba.core.registry import cpu_target
 
 import gn_nb
 from gn_nb import cpu, group_norm
@@ -438,8 +435,6 @@ def first_call():
     x, weight, bias, dy = make(PLAIN[0])
     leaf = x.clone().requires_grad_()
     leaf.relu().backward(dy)                 # torch's own first backward call imports sympy, in 0.3 s: not counted
-    if find_spec("scipy"): import_module("scipy.linalg")       # numba does at its first use, where it is: not counted
-    cpu_target.target_context.refresh(); cpu_target.typing_context.refresh()     # nor what numba loads for any function
     before = pace()
     start = time.perf_counter()
     y = group_norm(leaf, PLAIN[0][1], weight, bias)
