@@ -222,7 +222,7 @@ class Pretend(Card):
 
     def __init__(self):
         self.cache, self.name = 1, "no card, a dry run"
-        ops.card_kernels, ops.on_card = lambda: cuda, lambda device: (self.small, cuda.play)
+        ops.card_kernels, ops.executor = lambda: cuda, lambda device: (self.small, cuda.play)
         ops.for_card = lambda input: input.dtype in ops.DTYPE
 
     def turn(self, name, calls, cold):

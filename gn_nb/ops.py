@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
-           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'on_card', 'new_statistics',
+           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'executor', 'new_statistics',
            'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
            'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward', 'EagerGroupNorm',
            'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
@@ -169,7 +169,7 @@ def for_card(input):
     "Is this a tensor that the kernels for cards take?"
     return input.is_cuda and input.dtype in DTYPE and card_kernels() is not None
 
-def on_card(device):
+def executor(device):
     "What the planner must know of a device, and a function that carries out a plan on its current stream."
     cuda, stream = card_kernels(), torch.cuda.current_stream(device).cuda_stream
     card = cuda.card(device.index)
@@ -201,7 +201,7 @@ def _card_call(direction, arrays, s, weight, bias, activation, scale, shift, **m
     weight, bias, narrow = _stored(weight, bias, x.dtype)
     scale, shift, tight = _stored(scale, shift, x.dtype)
     def name(given, own): return DTYPE[x.dtype if own else _wide(x.dtype)] if given else ""
-    card, execute = on_card(x.device)
+    card, execute = executor(x.device)
     plan = card_kernels().plan(
         direction, not x.is_contiguous(), DTYPE[x.dtype], name(True, narrow),
         name(scale is not None or shift is not None, tight), activation, s,

@@ -46,7 +46,7 @@ class Place:
 def simulated():
     "A Place on which every tensor of a dtype that the kernels know lies on the simulated card."
     changed = dict(card_kernels=lambda: cuda, for_card=lambda input: input.dtype in ops.DTYPE,
-                   on_card=lambda device: (SMALL, cuda.play))
+                   executor=lambda device: (SMALL, cuda.play))
     before = {name: getattr(ops, name) for name in changed}
     for name, f in changed.items(): setattr(ops, name, f)
     try: yield Place("cpu")

@@ -74,7 +74,7 @@ def test_arrays_are_beyond_the_cache():
 @pytest.fixture
 def pretend(monkeypatch):
     "The simulated card, and torch as it was afterwards."
-    for name in ("card_kernels", "on_card", "for_card"): monkeypatch.setattr(ops, name, getattr(ops, name))
+    for name in ("card_kernels", "executor", "for_card"): monkeypatch.setattr(ops, name, getattr(ops, name))
     return gpu.Pretend()
 
 
@@ -367,7 +367,7 @@ def test_occupancy(monkeypatch):
 def test_what_is_compiled_beforehand_is_what_runs(pretend, monkeypatch, layout):
     used = set()
     def note(plan, *args): used.update(launch.form for launch in plan.launches)              # computes nothing
-    monkeypatch.setattr(ops, "on_card", lambda device: (pretend.small, note))
+    monkeypatch.setattr(ops, "executor", lambda device: (pretend.small, note))
     monkeypatch.setattr(gpu, "wrong", lambda *args: None)
     for layer in (*gpu.QUICK, gpu.Layer("a run of pixels", (2, 8, 1, 1), 2, "", "")):
         for dtype, silu in (("float32", False), ("bfloat16", True)):

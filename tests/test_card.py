@@ -19,7 +19,7 @@ def simulated(monkeypatch):
     monkeypatch.setattr(ops, "card_kernels", lambda: cuda)
     monkeypatch.setattr(ops, "_known", {})                               # other tests have met these shapes on the CPU
     monkeypatch.setattr(ops, "for_card", lambda input: input.dtype in ops.DTYPE)
-    monkeypatch.setattr(ops, "on_card", lambda device: (CARD, cuda.play))
+    monkeypatch.setattr(ops, "executor", lambda device: (CARD, cuda.play))
     monkeypatch.setattr(ops.cpu.Order, "__call__", None)                 # nobody falls back to the CPU unseen
 
 

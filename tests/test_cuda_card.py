@@ -35,8 +35,8 @@ def test_nothing_falls_back_to_the_cpu():
     "On the simulated card the kernels for cards do the work."
     calls = []
     with card_checks.simulated() as place:
-        execute = ops.on_card(None)[1]
-        ops.on_card = lambda device: (card_checks.SMALL, lambda *plan: (calls.append(plan), execute(*plan)))
+        execute = ops.executor(None)[1]
+        ops.executor = lambda device: (card_checks.SMALL, lambda *plan: (calls.append(plan), execute(*plan)))
         card_checks.CHECKS["values[float32, contiguous]"](place)
     assert calls
 

@@ -14,7 +14,7 @@ from gn_nb.lab.train import check_config, errors, loss_of, run
 from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
-SIZES = {"regularization": 140, "regularization-cifar": 35, "regularization-cifar-gpu": 105}
+SIZES = {"regularization": 280, "regularization-cifar": 35, "regularization-cifar-gpu": 105}
 
 
 def arm_of(config):

@@ -6,10 +6,11 @@
 __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_MODES', 'GPU_PEERS', 'CACHES', 'GPU_FIELDS',
            'MEAN_GOALS', 'ANY_LAYER', 'COPY_SHARE', 'EXTRA_MB', 'SLACK', 'VAE', 'VAE_SECONDS', 'FASTEST', 'LARGE',
            'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST', 'WHOLE',
-           'rotation', 'take_turns', 'on_gpu', 'check_record', 'read', 'gpu_records', 'short', 'timed_rows', 'speedups',
-           'finding', 'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means', 'peer_goals', 'error_ratios',
-           'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal', 'share_goals', 'family_goals',
-           'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table', 'goal_table', 'peer_table']
+           'rotation', 'take_turns', 'on_gpu', 'load_said', 'check_record', 'read', 'gpu_records', 'short',
+           'timed_rows', 'speedups', 'finding', 'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means',
+           'peer_goals', 'error_ratios', 'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal',
+           'share_goals', 'family_goals', 'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table', 'goal_table',
+           'peer_table']
 
 # %% ../../nbs/92_records.ipynb #c5a955c2
 import gc
@@ -76,6 +77,15 @@ GPU_FIELDS = FIELDS | dict(
     steps=("step", "bandwidth"))                       # GB/s, counting the input once and the output once
 
 def on_gpu(record)->bool: "Was it measured on a card?"; return "gpu" in record["machine"]
+
+# %% ../../nbs/92_records.ipynb #load-said
+def load_said(
+    record:dict,   # with "load before" in its machine
+)->str:
+    "Whether a record was made on a machine with other work to do, by the load before the run."
+    load = record["machine"]["load before"]
+    if load <= 1: return f"Made at a load of {load:g}: nothing else took a whole core."
+    return f"Made at a load of {load:g}: other work took its share, or had just ended; read the times as rough."
 
 # %% ../../nbs/92_records.ipynb #f0767abd
 def check_record(

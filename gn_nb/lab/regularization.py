@@ -56,7 +56,7 @@ def runs(data, model, train, rates, seeds, num_groups, b=32):
 def regularization():
     "Noisy digits, a small network."
     train = {"epochs": 20, "batch_size": 32}
-    return [c for s in range(10) for c in runs(noisy(s, .7), {"name": "plain"}, train, [.05, .2], [s], 4)]
+    return [c for s in range(10) for c in runs(noisy(s, .7), {"name": "plain"}, train, [.05, .2, .4, .8], [s], 4)]
 
 def regularization_cifar():
     "8,000 photographs of half the size."
