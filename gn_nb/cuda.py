@@ -4,27 +4,30 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'ACTIVATE', 'FAR', 'KERNELS',
-           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'START', 'Machine', 'simulate', 'thread', 'block', 'barrier',
-           'exchange', 'shared', 'share', 'share_with', 'cluster_barrier', 'room', 'shared_numbers', 'Form', 'Work',
-           'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total', 'zeros', 'pair', 'front', 'back',
-           'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt', 'memory', 'vector', 'put_vector',
-           'load', 'stages_at', 'open_stages', 'fetch', 'arrived', 'bring', 'brought', 'take', 'element', 'get',
-           'get_vector', 'put', 'put_parameter', 'single', 'each', 'first_vector', 'typical', 'collect', 'channels',
-           'one_channel', 'silu', 'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution',
-           'exact_distribution', 'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane',
-           'unit', 'divide', 'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about',
-           'joined', 'held_moments', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled',
+           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'AHEAD', 'FEW', 'MANY', 'START', 'Machine', 'simulate',
+           'thread', 'block', 'barrier', 'exchange', 'shared', 'share', 'share_with', 'cluster_barrier', 'room',
+           'shared_numbers', 'Form', 'Work', 'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total',
+           'zeros', 'pair', 'front', 'back', 'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt',
+           'memory', 'vector', 'put_vector', 'load', 'load_again', 'stages_at', 'open_stages', 'fetch', 'arrived',
+           'bring', 'brought', 'take', 'element', 'get', 'get_vector', 'put', 'put_parameter', 'single', 'each',
+           'first_vector', 'typical', 'collect', 'post', 'look', 'posted', 'channels', 'one_channel', 'silu',
+           'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
+           'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
+           'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about', 'joined',
+           'held_moments', 'root', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled',
            'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered',
            'coefficients', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end', 'moments',
            'part_of', 'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels',
-           'row_place', 'rows_left', 'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'slab',
-           'bring_rows', 'row_tables_at', 'table', 'of_column', 'row_parts', 'spread', 'channel_total', 'group_total',
-           'row_group', 'row_numbers', 'row_parameters', 'normalized_rows', 'slab_sums', 'pool_rows', 'add_gradients',
-           'gradient_sums', 'row_gradient_sums', 'channel_sums', 'summed', 'write_gradient', 'pool_gradients',
-           'fold_sums', 'group_slopes', 'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient',
-           'input_gradient_channels', 'input_gradient_rows', 'pool_rows_gradients', 'parameter_gradients',
-           'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents', 'build', 'folders',
-           'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play', 'forward', 'backward']
+           'clear_notes', 'turn_of', 'note_of', 'part_of_group', 'merged_notes', 'relay', 'row_place', 'rows_left',
+           'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'slab', 'bring_rows', 'row_tables_at',
+           'table', 'of_column', 'row_parts', 'spread', 'channel_total', 'group_total', 'row_group', 'row_numbers',
+           'row_parameters', 'normalized_rows', 'slab_sums', 'pool_rows', 'add_gradients', 'gradient_sums',
+           'row_gradient_sums', 'channel_sums', 'summed', 'write_gradient', 'pool_gradients', 'fold_sums',
+           'group_slopes', 'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient',
+           'input_gradient_channels', 'input_gradient_rows', 'sums_of_slice', 'relay_gradients', 'pool_rows_gradients',
+           'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents',
+           'build', 'folders', 'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play',
+           'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -120,7 +123,7 @@ def cluster_barrier(p): "Wait for all threads of the cluster."; _here.together.w
 
 def room(form):
     "How many numbers a block puts into shared memory for one sum."
-    if not form.columns: return form.warp
+    if not form.columns or "relay" in form.kernel: return form.warp
     return form.width*form.threads*min(form.columns, form.warp)//form.warp
 
 def shared_numbers(form):
@@ -148,7 +151,7 @@ class Form(NamedTuple):
     width:int=1          # elements of a vector: those of 16 bytes, or one where arrays are not aligned
     across:int=1         # channels that a vector can touch: 1, 2, 3 for more, 4 for one with each number
     edges:int=0          # can a group begin or end inside a vector?
-    columns:int=0        # channels last: vectors of a row that a block takes
+    columns:int=0        # channels last: vectors of a row that a block takes; in a relay, notes that a thread reads
     cluster:int=1        # blocks that share a unit
     stages:int=0         # slices that a block holds in shared memory
 
@@ -506,6 +509,8 @@ def load(p, address, i, step, count):
     for k in range(min(count, p.vectors)): out[k] = vector(p, address, i + k*step)
     return out
 
+def load_again(p, address, i, step, count): "The same for the last time."; return load(p, address, i, step, count)
+
 # %% ../nbs/09_cuda.ipynb #ef73cf9e
 def _pointer(builder, dtype, address, i, t):
     return builder.inttoptr(builder.add(address, builder.mul(i, LONG(SIZE[dtype]))), t.as_pointer(1))
@@ -537,10 +542,15 @@ def _pack(builder, p, dtype, values):
     if len(halves) == 1: return builder.trunc(halves[0], _WORD[dtype])
     return builder.or_(halves[0], builder.shl(halves[1], INT(16)))
 
-def _words(builder, p, address, i):
-    "The words of one vector."
+def _words(builder, p, address, i, keep=""):
+    "The words of one vector; keep: what the cache of the card should do with them, evict_first or evict_last."
     dtype, wide = p.form.dtype, p.width > 1
     at = _pointer(builder, dtype, address, i, ir.VectorType(INT, _words_of(p.form)) if wide else _WORD[dtype])
+    if keep and p.width*SIZE[dtype] == 16:
+        text = (f"{{ .reg .b64 q; createpolicy.fractional.L2::{keep}.b64 q, 1.0; "
+                "ld.global.L2::cache_hint.v4.b32 {$0, $1, $2, $3}, [$4], q; }")
+        four = _asm(builder, ir.LiteralStructType([INT]*4), text, "=r,=r,=r,=r,l", builder.ptrtoint(at, LONG))
+        return [builder.extract_value(four, k) for k in range(4)]
     v = builder.load(at, align=p.width*SIZE[dtype])
     return _values(builder, v) if wide else [v]
 
@@ -599,14 +609,17 @@ def _some(builder, p, held, count, read):
             b = part, builder.basic_block
     return _join(builder, [a[::-1], b[::-1]])
 
-@on_card(load)
-def _(context, p, address, i, step, count):
-    held = Words(p.form)
-    def code(context, builder, sig, args):
-        _, address, i, step, count = args
-        def read(k): return _words(builder, p, address, builder.add(i, builder.mul(step, LONG(k))))
-        return _vector(builder, _some(builder, p, held, count, read))
-    return held(p, *(types.int64,)*4), code
+def _load(plain, relayed):
+    @on_card(plain)
+    def define(context, p, address, i, step, count):
+        held, keep = Words(p.form), relayed if "relay" in p.form.kernel else ""
+        def code(context, builder, sig, args):
+            _, address, i, step, count = args
+            def read(k): return _words(builder, p, address, builder.add(i, builder.mul(step, LONG(k))), keep)
+            return _vector(builder, _some(builder, p, held, count, read))
+        return held(p, *(types.int64,)*4), code
+
+_load(load, "evict_last"); _load(load_again, "evict_first")
 
 # %% ../nbs/09_cuda.ipynb #pool-words
 def stages_at(form):
@@ -842,6 +855,48 @@ def _(context, p, f, sums, count, x, dy, rest):
                 some_end = builder.basic_block
         return _join(builder, [(whole_end, [a]), (some_end, [b])])[0]
     return sums(p, f, sums, types.int64, x, dy, rest), code
+
+# %% ../nbs/09_cuda.ipynb #relay-words
+def post(p, address, i, a, b, c, d):
+    "Write four numbers as note i of an array of notes, all at once; d is not 0."
+    memory(p, "float32", address, 4*i, 4)[:] = [np.ravel(v)[0] for v in (a, b, c, d)]
+
+def look(p, address, i):
+    "Note i, of another block of this launch."
+    return memory(p, "float32", address, 4*i, 4).copy()
+
+def posted(p, note):
+    "Is it there?"
+    if not note[3]: raise RuntimeError(f"block {block()} waits for one behind it, which may wait for its end")
+    return 1
+
+def _note_at(builder, address, i): return builder.add(address, builder.mul(i, LONG(16)))
+
+@on_card(post)
+def _(context, p, address, i, a, b, c, d):
+    def code(context, builder, sig, args):
+        values = [_values(builder, v)[0] for v in args[3:]]
+        _asm(builder, ir.VoidType(), "{ .reg .b64 u, v; .reg .b128 q; mov.b64 u, {$1, $2}; mov.b64 v, {$3, $4}; "
+             "mov.b128 q, {u, v}; st.relaxed.gpu.global.b128 [$0], q; }", "l,f,f,f,f,~{memory}",
+             _note_at(builder, *args[1:3]), *values, side_effect=True)
+        return context.get_dummy_value()
+    return types.none(p, types.int64, types.int64, a, b, c, d), code
+
+@on_card(look)
+def _(context, p, address, i):
+    def code(context, builder, sig, args):
+        four = _asm(builder, ir.LiteralStructType([REAL["float32"]]*4),
+                    "{ .reg .b64 u, v; .reg .b128 q; ld.relaxed.gpu.global.b128 q, [$4]; mov.b128 {u, v}, q; "
+                    "mov.b64 {$0, $1}, u; mov.b64 {$2, $3}, v; }", "=f,=f,=f,=f,l,~{memory}",
+                    _note_at(builder, *args[1:]), side_effect=True)
+        return _vector(builder, [builder.extract_value(four, k) for k in range(4)])
+    return Tile(p.real, 4)(p, types.int64, types.int64), code
+
+@on_card(posted)
+def _(context, p, note):
+    def code(context, builder, sig, args):
+        return builder.zext(builder.fcmp_ordered("!=", _values(builder, args[1])[3], REAL["float32"](0)), LONG)
+    return types.int64(p, note), code
 
 # %% ../nbs/09_cuda.ipynb #9b6c4820
 def channels(p, place, S, most, like):
@@ -1086,9 +1141,12 @@ def held_moments(p, t, count, e, v, k, n):
     return joined(p, total(p, front(p, both)), total(p, back(p, both)), number(p, count*p.width), mine, e, v, k, n)
 
 @register_jitable
+def root(p, m2): "rstd from M2."; return rsqrt(m2*reciprocal(number(p, p.M)) + p.eps)
+
+@register_jitable
 def settle(p, at, hi, lo, m2):
     "Write the statistics of group `at`, mean (2, N, G) in two parts and rstd (N, G); returns rstd."
-    r = rsqrt(m2*reciprocal(number(p, p.M)) + p.eps)
+    r = root(p, m2)
     if lane(p) == 0 and block() % p.cluster == 0:
         put(p, p.mean, at, hi)
         put(p, p.mean, p.N*p.G + at, lo)
@@ -1368,6 +1426,79 @@ def apply_channels(p):
         hi, lo, r = statistics(p, quotient(row, p.D))
         a, b = parameters(p, n, c, one_channel(p, 0))
         a = a*r
+        rest = (hi, a, b - a*lo)
+        each(p, write_scaled, first, p.team*p.width, count, t, t, rest)
+        if e >= 0:
+            v = element(p, p.x, e)
+            write_scaled(p, e, v, v, rest)
+
+# %% ../nbs/09_cuda.ipynb #relay-kernel
+def clear_notes(p):
+    "No slice has been read."
+    i = block()*p.threads + thread()
+    if i < p.N*p.C*p.units: put(p, p.table, 4*i + 3, number(p, 0))
+
+@register_jitable
+def turn_of(p, many):
+    "Which of so many slices this block takes, and whether it is the first to read it; p.per are ahead of second reads."
+    turn = max(block() - p.per, 0)
+    begun = min(block(), p.per) + min(quotient(turn + 1, 2), many - p.per)
+    first = block() < p.per or (turn - quotient(turn, 2)*2 == 0 and turn < 2*(many - p.per))
+    return begun if first else block() - begun, first
+
+@register_jitable
+def note_of(p, at, j):
+    "What slice j of group `at` has left, or the last one."
+    i = at*p.D*p.units + min(j, p.D*p.units - 1)
+    note = look(p, p.table, i)
+    while not posted(p, note): note = look(p, p.table, i)
+    return note
+
+@register_jitable
+def part_of_group(p, at, j):
+    "Mean in two parts, M2 and size of slice j, the latter 0 where there is none."
+    note, none = note_of(p, at, j), number(p, 0)
+    if j >= p.D*p.units: return front(p, front(p, note)), back(p, front(p, note)), none, none
+    return front(p, front(p, note)), back(p, front(p, note)), front(p, back(p, note)), back(p, back(p, note))
+
+@register_jitable
+def merged_notes(p, at):
+    "hi, lo and M2 of group `at`, by a block that sees the notes of all its slices."
+    one_over, many, k = reciprocal(number(p, p.M)), p.columns > 1, front(p, front(p, note_of(p, at, 0)))
+    mean, low, m2, size = part_of_group(p, at, lane(p))
+    mean2, low2, more, size2 = part_of_group(p, at, lane(p) + p.team) if many else (mean, low, m2, size)
+    s = ((mean - k) + low)*size
+    if many: s = s + ((mean2 - k) + low2)*size2
+    hi = k + team_sum(p, s, 0)*one_over
+    d = (mean - hi) + low
+    s, q = size*d, size*d*d + m2
+    if many:
+        d = (mean2 - hi) + low2
+        s, q = s + size2*d, q + (size2*d*d + more)
+    both = team_sum(p, pair(p, s, q), 1)
+    s, lo = front(p, both), front(p, both)*one_over
+    return hi, lo, not_negative(back(p, both) - s*lo)
+
+def relay(p):
+    """A block takes the moments of a slice of a channel, or the result of one that was read some turns ago: the cache
+    still has it."""
+    slice, first_read = turn_of(p, p.N*p.C*p.units)
+    row, start, stop, _ = slice_of(p, p.N*p.C, p.S, slice)
+    base, at = row*p.S, quotient(row, p.D)
+    before, many, count = vectors_of(p, p.x, base + start, base + stop)
+    e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    if first_read:
+        k, t = element(p, p.x, base + start), load(p, p.x, first, p.team*p.width, count)
+        v = element(p, p.x, e) if e >= 0 else k
+        hi, lo, m2 = held_moments(p, t, count, e, v, k, stop - start)
+        if lane(p) == 0: post(p, p.table, slice, hi, lo, m2, number(p, stop - start))
+    else:
+        t = load_again(p, p.x, first, p.team*p.width, count)
+        n, c = divide(row, p.C)
+        a, b = parameters(p, n, c, one_channel(p, 0))
+        hi, lo, m2 = merged_notes(p, at)
+        if slice == at*p.D*p.units: settle(p, at, hi, lo, m2)
+        a = a*root(p, m2)
         rest = (hi, a, b - a*lo)
         each(p, write_scaled, first, p.team*p.width, count, t, t, rest)
         if e >= 0:
@@ -1849,6 +1980,49 @@ def input_gradient_rows(p):
             each(p, gradient_scaled, start, step, count, x, dy, rest)
             row += p.vectors*lanes
 
+# %% ../nbs/09_cuda.ipynb #relay-gradient-kernel
+@register_jitable
+def sums_of_slice(p, at, j):
+    "The weighed sums of slice j of a group; 0 where there is none."
+    note, none = note_of(p, at, j), number(p, 0)
+    return front(p, note) if j < p.D*p.units else pair(p, none, none)
+
+def relay_gradients(p):
+    "The same backwards: the sums of a slice of a channel, or, some turns later, its dx."
+    slice, first_read = turn_of(p, p.N*p.C*p.units)
+    row, start, stop, _ = slice_of(p, p.N*p.C, p.S, slice)
+    base, step, at = row*p.S, p.team*p.width, quotient(row, p.D)
+    before, many, count = vectors_of(p, p.x, base + start, base + stop)
+    edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    n, c = divide(row, p.C)
+    hi, lo, r = statistics(p, at)
+    if first_read:
+        x, dy = load(p, p.x, first, step, count), load(p, p.dy, first, step, count)
+        w, b = parameters(p, n, c, one_channel(p, 0))
+        a = w*r
+        rest = (hi, a, b - a*lo)
+        both = collect(p, add_gradients, pair(p, zeros(p), zeros(p)), count, x, dy, rest)
+        both = pair(p, total(p, front(p, both)), total(p, back(p, both)))
+        if edge >= 0: both = add_gradients(p, both, element(p, p.x, edge), element(p, p.dy, edge), rest)
+        both = team_sum(p, both, 1)
+        if lane(p) == 0:
+            i, s = (n*p.units + quotient(start, p.slice))*p.C + c, front(p, both)
+            q = (back(p, both) - lo*s)*r
+            post(p, p.table, slice, w*s, w*q, s, number(p, 1))
+            put(p, p.partial, i, s)
+            put(p, p.partial, p.N*p.units*p.C + i, q)
+    else:
+        x, dy = load_again(p, p.x, first, step, count), load_again(p, p.dy, first, step, count)
+        a, b = parameters(p, n, c, one_channel(p, 0))
+        a = a*r
+        both = sums_of_slice(p, at, lane(p))
+        if p.columns > 1: both = both + sums_of_slice(p, at, lane(p) + p.team)
+        both = team_sum(p, both, 1)*reciprocal(number(p, p.M))
+        f = back(p, both)*r*r*-1.
+        rest = (hi, a, b - a*lo, f, front(p, both)*r*-1. - lo*f)
+        each(p, gradient_scaled, first, step, count, x, dy, rest)
+        if edge >= 0: gradient_scaled(p, edge, element(p, p.x, edge), element(p, p.dy, edge), rest)
+
 # %% ../nbs/09_cuda.ipynb #row-pool-gradient
 def pool_rows_gradients(p):
     "The same backwards, from one read of x and dy."
@@ -1941,9 +2115,10 @@ def fold_parameters(p):
         put_parameter(p, p.dweight, c, back(p, both))
 
 KERNELS = {f.__name__: f for f in (
-    hold, pool, moments, row_moments, merge, merge_rows, row_table, apply, apply_channels, apply_rows, gradient_sums,
-    row_gradient_sums, fold_sums, slopes, row_slopes, input_gradient, input_gradient_channels, input_gradient_rows,
-    pool_gradients, pool_rows, pool_rows_gradients, parameter_gradients, fold_parameters)}
+    hold, pool, clear_notes, relay, relay_gradients, moments, row_moments, merge, merge_rows, row_table, apply,
+    apply_channels, apply_rows, gradient_sums, row_gradient_sums, fold_sums, slopes, row_slopes, input_gradient,
+    input_gradient_channels, input_gradient_rows, pool_gradients, pool_rows, pool_rows_gradients, parameter_gradients,
+    fold_parameters)}
 
 # %% ../nbs/09_cuda.ipynb #a5de5265
 class Card(NamedTuple):
@@ -1987,6 +2162,9 @@ STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
 ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
 TWICE = 450*1024         # bytes that a multiprocessor could move while the kernels start that read twice, channels last
+AHEAD = 512              # threads of a multiprocessor whose first reads are ahead of second ones, in a relay
+FEW, MANY = 64*1024, 168*1024    # bytes for each multiprocessor from which on a relay may be faster: than kernels that
+                                 # read twice, and than several turns of clusters
 START = 120*1024         # bytes that a block of a pool could move while it starts, meets the others and ends
 
 def _team(need, most, least, units, card, limit):
@@ -2021,8 +2199,8 @@ def _at_once(blocks, each, card):
     return each*card.processors*(1 if blocks <= 2 else 0.9 if blocks in (4, 8) else 0.77 if each == 1 else 0.85)
 
 def _pool(s, size, width, card):
-    """(blocks, elements of a slice) for groups in the shared memory of a cluster; None where they do not fit. Of all
-    ways the fastest by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
+    """(blocks, elements of a slice, turns) for groups in the shared memory of a cluster; None where they do not fit. The
+    fastest way by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
     if width == 1 or s.D > TABLE or not _can_pool(s, size, width, card): return
     found = []
     for blocks in range(1, card.cluster + 1):
@@ -2033,7 +2211,9 @@ def _pool(s, size, width, card):
             turns = math.ceil(blocks*s.N*s.G/_at_once(blocks, each, card))
             found.append((turns*(each*slice*size + START), blocks, slice, each, turns))
     if not any(each == 2 for *_, each, _ in found): found = [c for c in found if c[-1] == 1]    # or read twice
-    return min(found)[1:3] if found else None
+    if not found: return
+    _, blocks, slice, _, turns = min(found)
+    return blocks, slice, turns
 
 def _pool_gradients(s, size, width, card):
     """(blocks, elements of a slice, threads of a block, threads of a channel) for x and dy, where slices can be whole
@@ -2078,6 +2258,19 @@ def _pool_rows(s, size, width, arrays, card):
             found.append((turns*(each*arrays*rows*wide*longer + START), rows, threads, team, columns, blocks))
     return (min(found)[1:] or None) if found else None
 
+def _relay(s, size, width, arrays, card):
+    """(slices of a channel, threads of a block, vectors of a thread, notes of a thread, slices ahead) for blocks that
+    find in the cache what others have read; None where a group does not stay there, or the card cannot be told to."""
+    if width == 1 or size == 8 or card.capability < (8, 0): return
+    vectors, group = HELD//arrays, arrays*s.M*size
+    team = min(card.threads, power_of_two(-(-s.S//(vectors*width))))
+    units = -(-s.S//(team*vectors*width))
+    notes = -(-s.D*units//team)
+    ahead = (AHEAD if group < card.cache//8 else AHEAD//2)*card.processors//team
+    most = card.cache*2//5 if arrays == 1 else card.cache//3
+    if team < card.warp or notes > 2 or group + ahead*team*HELD*16 > most: return
+    return units, team, vectors, notes, min(ahead + s.D*units, s.N*s.C*units)
+
 def _vectors(most, blocks, card):
     "Vectors of a thread in a kernel that takes blocks(vectors) blocks."
     while most > 1 and blocks(most) < 2*card.processors: most //= 2
@@ -2094,11 +2287,12 @@ def _columns(most, s, width, card):
     return columns
 
 # %% ../nbs/09_cuda.ipynb #c9287366
-_OWN = ("merge", "merge_rows", "row_table", "fold_sums", "slopes", "row_slopes", "parameter_gradients",
+_OWN = ("clear_notes", "merge", "merge_rows", "row_table", "fold_sums", "slopes", "row_slopes", "parameter_gradients",
         "fold_parameters")                                                        # see no array like x
-_WRITE = ("hold", "apply", "apply_channels", "apply_rows", "input_gradient", "input_gradient_channels",
-          "input_gradient_rows", "pool", "pool_gradients", "pool_rows", "pool_rows_gradients")              # write one
-_NO_PARAMETERS = ("moments", "row_moments", "merge", "fold_sums", "apply_rows", "row_gradient_sums",
+_WRITE = ("hold", "relay", "relay_gradients", "apply", "apply_channels", "apply_rows", "input_gradient",
+          "input_gradient_channels", "input_gradient_rows", "pool", "pool_gradients", "pool_rows",
+          "pool_rows_gradients")                                                  # write one
+_NO_PARAMETERS = ("clear_notes", "moments", "row_moments", "merge", "fold_sums", "apply_rows", "row_gradient_sums",
                   "input_gradient_rows")
 
 def _form(kernel, dtype, parameter, scaling, activation, streams, card, **how):
@@ -2167,6 +2361,19 @@ def plan(
         return units, slice
 
     if not N*C*S: return Plan(())
+    arrays, sources = (1, "") if direction == "forward" else (2, "_gradients")
+    relayed = _relay(s, size, width, arrays, card) if not rows and need_dx else None
+    def relays(blocks, turns):
+        "Is a relay faster than so many blocks for each group, in so many turns, or (0, 0) kernels that read twice?"
+        if not relayed or turns == 1 or 0 < blocks <= arrays: return False
+        return arrays*N*C*S*size >= (MANY if turns else FEW)*card.processors
+    def relay():
+        "Launches of a relay; how many slices a channel has."
+        units, team, vectors, notes, ahead = relayed
+        launch("clear_notes", N*C*units, 1, units, threads=card.threads)
+        launch("relay" + sources, 2*N*C*units, team, units, team*vectors*width, ahead, threads=team, vectors=vectors,
+               width=width, edges=int(S % width != 0), columns=notes)
+        return units
     few = across > 1 and N*G >= card.processors             # registers: then blocks of which several run at once
     limit = max(card.threads, least(M)) if few else card.most
     cluster = _cluster(-(-M//width), most, N*G, card._replace(most=limit))
@@ -2174,16 +2381,21 @@ def plan(
     team, vectors = _team(need, most, limit if cluster > 1 else least(M), N*G*cluster, card, limit)
     large = direction == "forward" and not rows and -(-M//width) > card.most*most      # for the registers of a block
     pooled = _pool(s, size, width, card) if large else None
+    held = direction == "forward" and not rows and team <= limit
+    if direction == "forward" and not rows:
+        turns = math.ceil(N*G*cluster/_at_once(cluster, max(1, RESIDENT//team), card))
+        if relays(*(pooled[::2] if pooled else (cluster, turns) if held else (0, 0))):
+            notes = 16*N*C*relay()
+            return Plan(tuple(launches), workspace=notes)
     if pooled:
-        blocks, slice = pooled
+        blocks, slice, _ = pooled
         launch("pool", blocks*N*G, card.most, 1, slice, magic=_magic(s, width), vectors=STEP, width=width,
                cluster=blocks, stages=1)
         return Plan(tuple(launches))
-    if direction == "forward" and not rows and team <= limit:
+    if held:
         launch("hold", N*G*cluster, team, slice=need*width if cluster > 1 else M, vectors=vectors, width=width,
                across=across, edges=int(width > 1 and M % width != 0), cluster=cluster)
         return Plan(tuple(launches))
-    arrays, sources = (1, "") if direction == "forward" else (2, "_gradients")
     pooled = _pool_rows(s, size, width, arrays, card) if rows and need_dx else None
     if pooled:
         units, threads, team, wide, blocks = pooled
@@ -2206,16 +2418,21 @@ def plan(
     def parameter_launches():
         launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp)
         if parts > 1: launch("fold_parameters", channel_blocks, card.threads, parts, columns=card.warp)
-    def pooled_plan(units):
-        "What follows a pool: sums over its blocks, and over samples."
+    def pooled_plan(units, notes=0):
+        "What follows a pool or a relay: sums over its blocks, and over samples."
         if units > 1: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
         parameter_launches()
         sums = beyond(0, 2*N*units*C if units > 1 else 0)
         slopes = beyond(sums, 2*N*C)
-        return Plan(tuple(launches), 0, sums, slopes, workspace=beyond(slopes, 2*parts*C))
+        table = beyond(slopes, 2*parts*C)
+        return Plan(tuple(launches), 0, sums, slopes, table, table + 16*N*C*notes)
     if pooled: return pooled_plan(blocks)
     fits = math.gcd(width, S)                                             # a channel is a number of vectors
     pooled = _pool_gradients(s, size, fits, card) if need_dx and not rows and aligned else None
+    turns = math.ceil(pooled[0]*N*G/_at_once(pooled[0], 2, card)) if pooled else 0
+    if relays(pooled[0] if pooled else 0, turns):
+        units = relay()
+        return pooled_plan(units, units)
     if pooled:
         blocks, slice, team, threads = pooled
         width = fits
@@ -2244,7 +2461,9 @@ def residents(form, capability):
     "Threads that a multiprocessor should hold of a kernel: fewer where they need more registers."
     most, twice = RESIDENT, "gradient" in form.kernel
     if form.kernel == "pool_rows": return most
-    if "row" in form.kernel or form.dtype == "float64": most //= 2
+    if "relay" in form.kernel:
+        if SIZE[form.dtype] == 4 or form.edges or form.columns > 1 or form.activation == "gelu": most = 3*most//4
+    elif "row" in form.kernel or form.dtype == "float64": most //= 2
     elif (twice and not form.stages) or form.across > 1 or (form.activation == "gelu" and (twice or not form.stages)):
         most = 3*most//4
     return most if capability >= (9, 0) else most//2
