@@ -858,7 +858,7 @@ def _(context, p, f, sums, count, x, dy, rest):
 
 # %% ../nbs/09_cuda.ipynb #relay-words
 def post(p, address, i, a, b, c, d):
-    "Write four numbers as note i of an array of notes, all at once; d is not 0."
+    "Write four numbers as note i of an array of notes, all at once; without d the note is empty."
     memory(p, "float32", address, 4*i, 4)[:] = [np.ravel(v)[0] for v in (a, b, c, d)]
 
 def look(p, address, i):
@@ -1435,8 +1435,8 @@ def apply_channels(p):
 # %% ../nbs/09_cuda.ipynb #relay-kernel
 def clear_notes(p):
     "No slice has been read."
-    i = block()*p.threads + thread()
-    if i < p.N*p.C*p.units: put(p, p.table, 4*i + 3, number(p, 0))
+    i, none = block()*p.threads + thread(), number(p, 0)
+    if i < p.N*p.C*p.units: post(p, p.table, i, none, none, none, none)
 
 @register_jitable
 def turn_of(p, many):
@@ -2051,13 +2051,12 @@ def pool_rows_gradients(p):
     barrier()
     spread(p, back(p, both))
     base, d = (n*p.cluster + divide(block(), p.cluster)[1])*p.C + c, lane(p)
-    while d < p.D:
+    while d < p.D and real:
         s, a = shared(p, table(p, 3, g*p.D + d), A), shared(p, table(p, 1, g*p.D + d), A)
         q = (channel_total(p, g*p.D + d) - lo*s)*r
         A, B = A + a*s, B + a*q
-        if real:
-            put(p, p.partial, base + g*p.D + d, s)
-            put(p, p.partial, p.N*p.cluster*p.C + base + g*p.D + d, q)
+        put(p, p.partial, base + g*p.D + d, s)
+        put(p, p.partial, p.N*p.cluster*p.C + base + g*p.D + d, q)
         d += p.team
     both = summed(p, at, team_sum(p, pair(p, A, B), 0))
     one_over = reciprocal(number(p, p.M))
@@ -2199,8 +2198,8 @@ def _at_once(blocks, each, card):
     return each*card.processors*(1 if blocks <= 2 else 0.9 if blocks in (4, 8) else 0.77 if each == 1 else 0.85)
 
 def _pool(s, size, width, card):
-    """(blocks, elements of a slice, turns) for groups in the shared memory of a cluster; None where they do not fit. The
-    fastest way by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
+    """(blocks, elements of a slice, turns) for groups in the shared memory of a cluster; None where they do not fit.
+    The fastest way by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
     if width == 1 or s.D > TABLE or not _can_pool(s, size, width, card): return
     found = []
     for blocks in range(1, card.cluster + 1):
@@ -2264,6 +2263,7 @@ def _relay(s, size, width, arrays, card):
     if width == 1 or size == 8 or card.capability < (8, 0): return
     vectors, group = HELD//arrays, arrays*s.M*size
     team = min(card.threads, power_of_two(-(-s.S//(vectors*width))))
+    if s.S % width: team = max(team, power_of_two(2*width - 2))            # a thread for each edge
     units = -(-s.S//(team*vectors*width))
     notes = -(-s.D*units//team)
     ahead = (AHEAD if group < card.cache//8 else AHEAD//2)*card.processors//team

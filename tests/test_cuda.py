@@ -212,6 +212,68 @@ def test_rows_in_the_shared_memory_of_a_cluster(monkeypatch, shape, G, room, dty
     cuda.plan.cache_clear()
 
 
+RELAY = [((2, 4, 19, 37), 2, 8), ((1, 8, 600), 4, 24), ((3, 2, 40, 40), 2, 0), ((5, 2, 1060), 2, 8),
+         ((2, 3, 515), 1, 1 << 10)]
+
+
+def relays(monkeypatch, ahead=64, **card):
+    "A card that has no room for a group but its cache, and little to do until it is filled."
+    for name, value in dict(FEW=0, MANY=0, AHEAD=ahead).items(): monkeypatch.setattr(cuda, name, value)
+    cuda.plan.cache_clear()
+    return SMALL._replace(most=8, **card)
+
+
+@pytest.fixture
+def fresh_plans():
+    yield
+    cuda.plan.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape, G, ahead", RELAY)
+def test_slices_read_again_from_the_cache(monkeypatch, fresh_plans, shape, G, ahead, dtype):
+    "With and without edges, one note for a thread and two, first reads hardly ahead of second ones and all before."
+    card = relays(monkeypatch, ahead)
+    x, dy, w, b = (draw(s, dtype, seed) for seed, s in enumerate((shape, shape, shape[1:2], shape[1:2])))
+    scale, shift = (draw(shape[:2], dtype, seed) for seed in (4, 5))
+    if dtype is torch.float32: x += 1e4
+    kind, s = DTYPE[dtype], sizes(shape, G)
+    for direction, name in (("forward", "relay"), ("backward", "relay_gradients")):
+        launches = cuda.plan(direction, False, kind, kind, kind, "silu", s, True, card).launches
+        assert [l.form.kernel for l in launches[:2]] == ["clear_notes", name] and launches[1].form.columns in (1, 2)
+    run = partial(Machine("simulated").run, x, dy, G, w, b, activation="silu", scale=scale, shift=shift, card=card)
+    found = run()
+    check(found, x, dy, G, w, b, "silu", scale, shift)
+    assert torch.equal(run(in_place=True)[0], found[0])
+
+
+def test_a_slice_is_read_twice_and_late_enough():
+    "Once first, once again, and then all slices of its group were begun before."
+    for many, group, ahead in ((12, 3, 3), (12, 3, 5), (12, 4, 12), (1, 1, 1), (40, 1, 7), (40, 40, 40), (35, 5, 34)):
+        turns = []
+        def turn(p, many=many, turns=turns): turns.append(cuda.turn_of(p, many))
+        form = cuda.Form("relay", "float32", "float32", "", None, 0, 0, 1, 1, 1)
+        cuda.simulate(turn, 2*many, SimpleNamespace(threads=1, cluster=1, per=ahead, real=np.float32, form=form))
+        assert [i for i, first in turns if first] == [i for i, first in turns if not first] == [*range(many)]
+        for at, (i, first) in enumerate(turns):
+            begun = sum(first for _, first in turns[:at])
+            if not first: assert begun >= min(many, (i//group + 1)*group), (many, group, ahead, i)
+            assert begun - sum(not first for _, first in turns[:at]) <= ahead + 1
+
+
+def test_the_simulated_machine_sees_what_would_wait_for_ever(monkeypatch, fresh_plans):
+    "A second read before all first reads of its group have begun."
+    card = relays(monkeypatch, 8)
+    s = sizes((1, 4, 600), 2)
+    plan = cuda.plan("forward", False, "float32", "float32", "", None, s, True, card)
+    clear, relay = plan.launches
+    plan.launches = clear, relay._replace(sizes=(*relay.sizes[:8], 2, 0))
+    x, y, w, stats, work = (torch.ones(n) for n in (2400, 2400, 4, 6, plan.workspace))
+    with pytest.raises(RuntimeError, match="waits for one behind it"):
+        cuda.forward(plan, x.data_ptr(), y.data_ptr(), w.data_ptr(), w.data_ptr(), stats.data_ptr(),
+                     stats[4:].data_ptr(), 1e-5, 0, 0, work.data_ptr(), cuda.play)
+
+
 def test_shared_memory_is_read_in_whole_vectors():
     "What the card would call a misaligned address."
     form = cuda.Form("hold", "float32", "float32", "", None, 0, 0, warp=4, team=4, threads=4)
