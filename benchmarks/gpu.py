@@ -710,6 +710,7 @@ def arguments(argv):
     parser.add_argument("--table", type=Path, metavar="RECORD", help="print the tables of a record, measure nothing")
     parser.add_argument("--probe", action="store_true", help="ask the card for what is uncertain, and measure nothing")
     parser.add_argument("--prepare", action="store_true", help="compile what a run needs, and measure nothing")
+    parser.add_argument("--workers", type=int, help="processes that compile; half as many as there are cores")
     parser.add_argument("--ask", choices=PROBES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.out is None and (args.dry_run or [*args.peers] != [*GPU_PEERS]) and not args.table:
@@ -736,7 +737,7 @@ def main(argv=None):
         found = ask_all()
         print(json.dumps(found, indent=1))
         return int(any("FAILS" in facts for facts in found.values()))
-    if args.prepare: print(json.dumps(prepare(GRID, args.seconds))); return 0
+    if args.prepare: print(json.dumps(prepare(GRID, args.seconds, args.workers))); return 0
     device, layers = (Pretend(), QUICK) if args.dry_run else (Card(), GRID)
     path = args.out or RESULTS/f"gpu-{slug(device.name)}.json"
     record, todo = begun(path, device, layers, args.dry_run), units(layers, COLUMNS[:3] if args.dry_run else COLUMNS)

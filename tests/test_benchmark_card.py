@@ -596,8 +596,9 @@ def test_what_is_not_here_is_said(monkeypatch):
     assert command.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(root)
 
 
-@pytest.mark.parametrize("only, wanted", [(None, ["probe", "tests", "prepare", "benchmark"]),
-                                          ("tests", ["probe", "tests"]), ("benchmark", ["probe", "benchmark"])])
+@pytest.mark.parametrize("only, wanted", [
+    (None, ["probe", "tests", "prepare", "benchmark"]), ("tests", ["probe", "tests"]),
+    ("benchmark", ["probe", "prepare", "benchmark"])])
 def test_everything_in_one_command(tmp_path, monkeypatch, capsys, only, wanted):
     "In this order, and a failing test does not keep the benchmark from its time."
     monkeypatch.setattr(command, "LOGS", tmp_path)
