@@ -535,10 +535,9 @@ def test_the_chapters_draw_records(name, words, cards):
         exec(compile(ast.Module(body, []), name, "exec"), space)
         if isinstance(last, ast.Expr): found.append(eval(compile(ast.Expression(last.value), name, "eval"), space))
         else: exec(compile(ast.Module([last], []), name, "exec"), space)
-    assert len(found) == (7 if name == "12_how_fast" else 1)
+    assert len(found) == (6 if name == "12_how_fast" else 1)
     text = " ".join(map(repr, found))
-    if name == "12_how_fast": assert ("U-Net" in repr(found[6])) == bool(cards)
-    if not cards: assert "still to be measured" in text or "not measured" in text
+    if not cards: assert "still to be measured" in text or ("not measured" in text and found[4] == "nothing failed")
     elif name == "09_cuda": assert "pool, in clusters" in text and "launched" in text and "NVIDIA H100" in text
     elif name == "08_cuda_steps": assert "<svg" in found[0]._repr_html_() and "one read 2000 GB/s" in found[0].alt
     else:
