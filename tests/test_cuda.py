@@ -216,11 +216,11 @@ RELAY = [((2, 4, 19, 37), 2, 8), ((1, 8, 600), 2, 24), ((3, 2, 40, 40), 2, 0), (
          ((2, 3, 515), 1, 1 << 10)]
 
 
-def relays(monkeypatch, ahead=64, **card):
+def relays(monkeypatch, ahead):
     "A card that has no room for a group but its cache, and little to do until it is filled."
     for name, value in dict(FEW=0, MANY=0, AHEAD=ahead).items(): monkeypatch.setattr(cuda, name, value)
     cuda.plan.cache_clear()
-    return SMALL._replace(most=8, **card)
+    return SMALL._replace(most=8)
 
 
 @pytest.fixture

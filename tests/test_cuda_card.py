@@ -9,6 +9,7 @@ import torch
 from settings import root
 
 from gn_nb import cuda, ops
+from gn_nb.shapes import sizes
 
 HERE = torch.cuda.is_available() and cuda.compiles
 PLACES = ["simulated", pytest.param("card", marks=pytest.mark.skipif(
@@ -29,6 +30,23 @@ def test_check(place, name):
 
 
 def test_what_a_sanitizer_watches(place): card_checks.sanitize(place)
+
+
+def test_a_sanitizer_sees_slices_read_again_from_the_cache(monkeypatch):
+    "Small as the shapes are; and afterwards the card is what it was."
+    monkeypatch.setattr(cuda, "card", lambda device: cuda.Card((9, 0), 132, 60 << 20, shared=233472))
+    before, seen = (cuda.card, cuda.FEW, cuda.MANY), set()
+    with card_checks.without_pools(card_checks.Place("cuda")):
+        for k, (shape, G) in enumerate(card_checks.RELAYED[::2]):
+            for direction in ("forward", "backward"):
+                dtype = ("float32", "bfloat16", "float16", "float32")[k]
+                launches = cuda.plan(direction, False, dtype, dtype, "", "silu", sizes(shape, G), True,
+                                     cuda.card(0)).launches
+                seen |= {(l.form.kernel, dtype, l.form.edges) for l in launches}
+    assert before == (cuda.card, cuda.FEW, cuda.MANY)
+    for kernel in ("relay", "relay_gradients"):
+        assert {edges for name, _, edges in seen if name == kernel} == {0, 1}
+        assert {dtype for name, dtype, _ in seen if name == kernel} >= {"float32", "bfloat16"}
 
 
 def test_nothing_falls_back_to_the_cpu():
