@@ -10,13 +10,14 @@ export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 
 $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python >= 3.10 is needed, none was found: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python >= 3.10 is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=...")'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,cluster,dev]"
 	@touch $@
 
-book: $(STAMP)  ## export the package, execute every chapter, build the site into _build/html
+book: $(STAMP)  ## export the package, execute every chapter, build the site into _build/html: a quarter of an hour at first
 	@$(PY) book/build.py
 
 test: $(STAMP)  ## everything that proves the project (builds the book first: its pages are tested too)
@@ -47,7 +48,7 @@ bench-models: $(STAMP)  ## time whole models before and after accelerate on this
 	@$(PY) benchmarks/models.py
 
 # On a machine with a CUDA card nothing is installed: what is there must do. PY=python3 where .venv knows no card.
-CARD_PY = $(if $(filter command line,$(origin PY)),$(PY),$(if $(wildcard $(STAMP)),$(PY),python3))
+CARD_PY = $(if $(findstring command line,$(origin PY)),$(PY),$(if $(wildcard $(STAMP)),$(PY),python3))
 LAB     = PYTHONPATH=. $(CARD_PY) -c 'import sys; from gn_nb.lab.cli import main; sys.exit(main())'
 SLICE  ?= 420
 

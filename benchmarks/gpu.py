@@ -645,8 +645,8 @@ def forget(record, unit):
 def measure_steps(device):
     "Effective bandwidth of the kernels of chapter 8."
     if device.kind == "cpu": return [dict(step="a dry run", bandwidth=0.)]
-    from gn_nb.lab.steps import time_steps
-    return [dict(step=name, bandwidth=short(found)) for name, found in time_steps(256, 128, 32, 1024).items()]
+    from gn_nb.lab.steps import MEASURED, time_steps
+    return [dict(step=name, bandwidth=short(found)) for name, found in time_steps(*MEASURED).items()]
 
 
 def again(seconds):

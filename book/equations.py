@@ -172,15 +172,35 @@ def anchor(kind, *names): return re.sub(r"[^a-z0-9]+", "-", "-".join((kind, *nam
 def check_anchor(c): return anchor("check", c.label, c.chapter.split("_")[0], str(c.cell))
 
 
+def quantities(formula):
+    r"A formula cut at each `\qquad` that stands in no braces and in no environment."
+    parts, depth = [""], 0
+    for token in re.findall(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.|.", formula, re.S):
+        depth += token in ("{", r"\left") or token.startswith(r"\begin")
+        depth -= token in ("}", r"\right") or token.startswith(r"\end")
+        if token == r"\qquad" and not depth: parts.append("")
+        else: parts[-1] += token
+    return [part.strip() for part in parts]
+
+
 def in_line(formula):
-    "A formula as inline mathematics."
-    return re.sub(r"\s+", " ", formula).strip()
+    "A formula as inline mathematics: one quantity a line, without the punctuation of the sentence that it ends."
+    formula = re.sub(r"\s+", " ", formula).strip()
+    ending = re.search(r"\s*(\\end\{(?:gathered|aligned)\})?$", formula)
+    body = re.sub(r"(?:\s|(?<!\\)[.,:;])+$", "", formula[:ending.start()])
+    body = re.sub(r"(\\text\{[^{}]*?)[\s.,:;]+\}$", r"\1}", body)
+    formula = f"{body} {ending[1]}" if ending[1] else body
+    inner = re.fullmatch(r"\\begin\{gathered\} (.*) \\end\{gathered\}", formula)
+    parts = quantities(inner[1] if inner else formula)
+    return r"\begin{gathered} " + r" \\ ".join(parts) + r" \end{gathered}" if inner or len(parts) > 1 else formula
 
 
 class Index:
     "What is declared in the chapters, read once."
     def __init__(self, books):
-        self.books, self.equations, self.checks, self.exported = books, equations(books), checks(books), homes(books)
+        self.books, self.equations, self.exported = books, equations(books), homes(books)
+        own = {(chapter, s.rsplit(".", 1)[1]): s for s, (chapter, _) in self.exported.items()}
+        self.checks = [c._replace(symbols=tuple(own.get((c.chapter, s), s) for s in c.symbols)) for c in checks(books)]
 
     def of(self, label): return [c for c in self.checks if c.label == label]
 
@@ -222,7 +242,6 @@ class Index:
         return f"{place}[{self.heading(c.chapter, c.cell)}](#{check_anchor(c)})"
 
     def symbol_link(self, s):
-        if s == "-": return "a fact, nothing to call"
         if s in self.exported: return f"[`{s}`](#{anchor('symbol', s)})"
         return f"`{s}`" if "." in s else f"`{s}`, in the chapter"
 
@@ -235,8 +254,9 @@ class Index:
                 out += ["", f"## {self.heading(chapter, 0)}"]
             mine = self.of(e.label)
             where = " and ".join(self.check_link(c, chapter) for c in mine)
-            what = "; ".join(dict.fromkeys(self.symbol_link(s) for c in mine for s in c.symbols))
-            out += ["", f"{{eq}}`{e.label}` ${in_line(e.formula)}$", f": checked in {where}: {what}"]
+            what = ", ".join(dict.fromkeys(self.symbol_link(s) for c in mine for s in c.symbols if s != "-"))
+            what = f"implemented by {what}" if what else "a fact"
+            out += ["", f"{{eq}}`{e.label}` ${in_line(e.formula)}$", f": checked in {where} · {what}"]
         return "\n".join(out) + "\n"
 
     def annotation(self, chapter, cell):

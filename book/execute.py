@@ -10,7 +10,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 from settings import root
 
-TIMED = ("07_cpu", "12_how_fast", "13_converting")       # chapters that time something have the machine for themselves
+TIMED = ("07_cpu", "10_torch", "12_how_fast", "13_converting")     # these time something, alone on the machine
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".drafts", ".*_cache", ".hypothesis", ".ipynb_checkpoints",
                                     "_build", "_proc", "build", "dist", "*.egg-info", "__pycache__")
 

@@ -22,20 +22,23 @@ def opening(cells):
     return promise, re.search(r"\*\*Runs\*\* (?:in )?(.*?)(?:[,;.](?: |$)|$)", text)[1]
 
 
-def hours(m): return f"{m//60} h {m % 60:02d} min" if m >= 60 else f"{m} min"
+def hours(m): return " ".join([f"{m//60} h"]*(m >= 60) + [f"{m % 60} min"]*(m % 60 > 0 or not m))
+
+
+def runs(text): return re.sub(r"^(about|under) | on (one|two)( CPU)? cores?$", "", text)
 
 
 def table(numbers, books):
-    "One way: a row for each chapter, and the sum."
-    rows, total = ["| chapter | you can then | reading | exercises | runs |", "| --- | --- | --- | --- | --- |"], [0, 0]
+    "One way: a row for each chapter, and the sum. Few columns, so that a phone has room for the words."
+    rows, total = ["| chapter: you can then | reading | exercises | runs |", "| --- | --- | --- | --- |"], [0, 0]
     for number in numbers:
         name, = (n for n in books if n.startswith(f"{number}_"))
         reading, exercises = minutes(books[name])
         total = [total[0] + reading, total[1] + exercises]
-        promise, runs = opening(books[name])
+        promise, time = opening(books[name])
         title = re.match(r"# (.*)", books[name][0][1])[1]
-        rows.append(f"| [{title}]({name}.ipynb) | {promise} | {hours(reading)} | {hours(exercises)} | {runs} |")
-    rows.append(f"| **together** | | **{hours(total[0])}** | **{hours(total[1])}** | |")
+        rows.append(f"| [{title}]({name}.ipynb): {promise} | {hours(reading)} | {hours(exercises)} | {runs(time)} |")
+    rows.append(f"| **in all** | **{hours(total[0])}** | **{hours(total[1])}** | |")
     return "\n".join(rows)
 
 

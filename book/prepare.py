@@ -47,13 +47,37 @@ def cleaned(notebook, name):
     return notebook
 
 
+PASSES = (("forward", "float32"), ("backward", "float32"), ("silu", "float32"), ("silu", "bfloat16"))
+
+
+def speed_table():
+    "What the figures of the front page say of contiguous layers, from the same records, as Markdown."
+    from gn_nb.lab.records import peer_means, read, speedups  # exported above
+    head = "machine", "pass", "dtype", "times faster than torch", "torch is ahead on"
+    rows = [head, ["---"]*len(head)]
+    for file in (root/"results/cpu.json", *sorted((root/"results").glob("gpu-*.json"))):
+        record = read(file)
+        machine, means = record["machine"], peer_means(record, "torch")
+        name = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+        for mode, dtype in PASSES:
+            if (mode, dtype, "contiguous") not in means: continue
+            ratios = speedups(record, "torch", mode, dtype, "contiguous").values()
+            mean, behind = means[mode, dtype, "contiguous"][0], sum(r < 1 for r in ratios)
+            rows.append((name, "forward with SiLU" if mode == "silu" else mode, dtype, f"{mean:.1f}",
+                         f"{behind} of {len(ratios)}"))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", "Geometric means over the layers of the records in `results/`, contiguous."])
+
+
 def readme():
-    "README.md: the text and code of nbs/index.ipynb; links lead from the top folder."
-    parts = []
+    """README.md: the text and code of nbs/index.ipynb. Links lead to the site: what it is made of is not whole without
+    the build, and the README stands on the package's page, too."""
+    parts, site = [], f"{settings()['lib_url']}/nbs/"
     for cell in nbformat.read(root/"nbs/index.ipynb", 4).cells:
         tags = cell.metadata.get("tags", [])
-        if cell.cell_type == "markdown":
-            parts.append(re.sub(r"\]\((?=\w+\.(?:ipynb|md))", "](nbs/", cell.source))
+        if "speed" in tags: parts.append(speed_table())
+        elif cell.cell_type == "markdown":
+            parts.append(re.sub(r"\]\((\w+)\.(?:ipynb|md)", rf"]({site}\1.html", cell.source))
         elif not {"colab", "figure"} & set(tags):
             parts.append(f"```python\n{cell.source}\n```")
     return "\n\n".join(parts) + "\n"

@@ -810,11 +810,11 @@ def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
     return first(p, p.x, n*p.S*p.C + g*p.D, p.D)
 
-AHEAD = 1 << 13              # bytes of short rows that are added column by column, while the next as many are fetched
+AHEAD = 1 << 13              # bytes of narrow rows that are added column by column, while the next as many are fetched
 
 @plainly()
 def near_rows(p, arrays):
-    "How many short rows, of some arrays together, those are; a multiple of four."
+    "How many narrow rows, of some arrays together, those are; a multiple of four."
     return max(4, AHEAD//(arrays*p.C*itemsize(p))//4*4)
 
 @inside()
@@ -1740,6 +1740,9 @@ def check_activation(activation):
     if not isinstance(activation, str | None) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
 
+def _check_threads(threads):
+    if threads is not None and threads < 1: raise ValueError(f"threads must be at least 1, got {threads}")
+
 def _affine(s, weight, bias, scale, shift, dtype):
     "weight and bias as the kernels take them, (C,) or (N, C), or None."
     for name, v in (("weight", weight), ("bias", bias)): check_affine(name, v, s.C)
@@ -1766,11 +1769,11 @@ def forward(
     scale:np.ndarray=None,    # (N, C): the normalized value is multiplied by 1 + scale, before the activation
     shift:np.ndarray=None,    # (N, C): added after `scale`
     out:np.ndarray=None,      # where to write y, of the shape, dtype and layout of x; may be x itself
-    threads:int=None,         # at most so many; default `default_threads()`
+    threads:int=None,         # at most so many, at least 1; default `default_threads()`
 )->tuple:                     # y, shape, dtype and layout of x; mean (N, G), rstd (N, G), float64
     "Group normalization on the CPU; the arguments of `reference.forward` and more. Raises TypeError or ValueError."
     s = sizes(np.shape(x), num_groups)
-    check_eps(eps); check_activation(activation)
+    check_eps(eps); check_activation(activation); _check_threads(threads)
     xs = _checked("x", x)
     rows, dtype = _rows(xs), xs.dtype.name
     if out is not None and (out.shape, out.dtype, out.strides) != (xs.shape, xs.dtype, xs.strides):
@@ -1798,11 +1801,11 @@ def backward(
     *,
     scale:np.ndarray=None,   # (N, C), likewise
     shift:np.ndarray=None,   # (N, C), likewise
-    threads:int=None,        # at most so many; default `default_threads()`
+    threads:int=None,        # at most so many, at least 1; default `default_threads()`
 )->tuple:                    # dx, like x; dweight, dbias (C,), float64; with scale or shift also dscale, dshift (N, C)
     "Gradients; the arguments of `reference.backward` and more. Raises TypeError or ValueError."
     s = sizes(np.shape(x), num_groups)
-    check_activation(activation)
+    check_activation(activation); _check_threads(threads)
     xs = _checked("x", x)
     dys, rows, dtype = _checked("dy", dy, xs), _rows(xs), xs.dtype.name
     if np.shape(mean) != (s.N, s.G): raise ValueError(f"mean must have shape ({s.N}, {s.G}), got {np.shape(mean)}")

@@ -13,21 +13,21 @@ __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_paramete
            'first_vector', 'typical', 'collect', 'post', 'look', 'posted', 'channels', 'one_channel', 'silu',
            'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
            'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
-           'team_sum', 'cluster_sum', 'vectors_of', 'edge_of', 'not_negative', 'add_squares', 'about', 'joined',
-           'held_moments', 'root', 'settle', 'statistics', 'locate', 'parameters', 'write_vector', 'write_scaled',
-           'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told', 'gathered',
-           'coefficients', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end', 'moments',
-           'part_of', 'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table', 'apply', 'apply_channels',
-           'clear_notes', 'turn_of', 'note_of', 'part_of_group', 'merged_notes', 'relay', 'row_place', 'rows_left',
-           'column_sum', 'row_moments', 'row_coefficients', 'apply_rows', 'slab', 'bring_rows', 'row_tables_at',
-           'table', 'of_column', 'row_parts', 'spread', 'channel_total', 'group_total', 'row_group', 'row_numbers',
-           'row_parameters', 'normalized_rows', 'slab_sums', 'pool_rows', 'add_gradients', 'gradient_sums',
-           'row_gradient_sums', 'channel_sums', 'summed', 'write_gradient', 'pool_gradients', 'fold_sums',
-           'group_slopes', 'slopes', 'row_slopes', 'gradient_scaled', 'gradient_vector', 'input_gradient',
-           'input_gradient_channels', 'input_gradient_rows', 'sums_of_slice', 'relay_gradients', 'pool_rows_gradients',
-           'parameter_gradients', 'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents',
-           'build', 'folders', 'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play',
-           'forward', 'backward']
+           'team_sum', 'cluster_sum', 'run_of', 'not_negative', 'add_squares', 'about', 'corrected', 'joined',
+           'held_moments', 'root', 'settle', 'statistics', 'locate', 'parameters', 'affine', 'write_vector',
+           'write_scaled', 'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told',
+           'gathered', 'share_affine', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end',
+           'slice_moments', 'moments', 'part_of', 'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table',
+           'apply', 'write_channel', 'apply_channels', 'clear_notes', 'turn_of', 'note_of', 'part_of_group',
+           'merged_notes', 'relay', 'row_place', 'rows_left', 'column_sum', 'row_moments', 'row_coefficients',
+           'apply_rows', 'slab', 'bring_rows', 'row_tables_at', 'table', 'of_column', 'row_parts', 'spread',
+           'channel_total', 'group_total', 'row_group', 'row_numbers', 'row_parameters', 'normalized_rows', 'slab_sums',
+           'pool_rows', 'add_gradients', 'slice_sums', 'gradient_sums', 'row_gradient_sums', 'channel_sums', 'summed',
+           'write_gradient', 'pool_gradients', 'fold_sums', 'slopes_from', 'group_slopes', 'slopes', 'row_slopes',
+           'gradient_scaled', 'gradient_vector', 'input_gradient', 'write_channel_gradient', 'input_gradient_channels',
+           'input_gradient_rows', 'sums_of_slice', 'relay_gradients', 'pool_rows_gradients', 'parameter_gradients',
+           'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents', 'build', 'folders',
+           'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play', 'forward', 'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -158,6 +158,10 @@ class Form(NamedTuple):
 FIELDS = ("x", "y", "weight", "bias", "scale", "shift", "mean", "rstd", "dy", "dx", "dweight", "dbias", "dscale",
           "dshift", "partial", "sums", "slopes", "table",                                              # addresses
           "N", "C", "G", "D", "S", "M", "units", "slice", "per", "magic", "eps")
+# units: slices of a group, a channel or a sample; of a pool of rows, rows of a block; of the batch, parts.
+# slice: elements of a slice; channels last its rows; of the batch, samples of a part.
+# per: parts of a slice (merge); slices whose first read is ahead (relay); slices of a channel (pool_gradients).
+# magic: i*magic >> 42 is the channel of vector i of a group.
 CONSTANTS = ("warp", "team", "threads", "vectors", "width", "across", "edges", "columns", "cluster", "stages", "size",
              "adaptive")
 
@@ -375,7 +379,7 @@ def quotient(a, b): "a//b of integers that are not negative."; return a//b
 def _(context, a, b):
     def code(context, builder, sig, args):
         a, b = (context.cast(builder, v, t, types.int64) for v, t in zip(args, sig.args))
-        small = builder.icmp_unsigned("<", builder.or_(a, b), LONG(1 << 32))       # then it takes a quarter of the time
+        small = builder.icmp_unsigned("<", builder.or_(a, b), LONG(1 << 32))       # then the short way does
         with builder.if_else(small, likely=True) as (short, long):
             with short:
                 found = builder.zext(builder.udiv(builder.trunc(a, INT), builder.trunc(b, INT)), LONG)
@@ -1088,19 +1092,14 @@ def cluster_sum(p, v, place):
 
 # %% ../nbs/09_cuda.ipynb #d3f99e31
 @register_jitable
-def vectors_of(p, address, start, stop):
-    "Elements before the first vector of a run, its vectors, and how many of these a thread takes."
-    before = 0
-    if p.edges: before = min(-(address//p.size + start) & (p.width - 1), stop - start)
+def run_of(p, start, stop):
+    """Of a run of an array like x: the first vector of this thread, how many it takes, and the element outside all
+    vectors that it takes, or -1."""
+    i, before, edge = lane(p), 0, -1
+    if p.edges: before = min(-(p.x//p.size + start) & (p.width - 1), stop - start)
     n = quotient(stop - start - before, p.width)
-    return before, n, quotient(max(n - lane(p) + p.team - 1, 0), p.team)
-
-@register_jitable
-def edge_of(p, start, stop, before, n):
-    "The element outside all vectors that this thread takes, or -1."
-    i = lane(p)
-    if not p.edges or i >= stop - start - n*p.width: return -1
-    return start + i + (0 if i < before else n*p.width)
+    if p.edges and i < stop - start - n*p.width: edge = start + i + (0 if i < before else n*p.width)
+    return start + before + i*p.width, quotient(max(n - i + p.team - 1, 0), p.team), edge
 
 # %% ../nbs/09_cuda.ipynb #fb961d5d
 @register_jitable
@@ -1118,6 +1117,13 @@ def about(p, s, q, c, d):
     return s + c*d, q + d*(s + s + c*d)
 
 @register_jitable
+def corrected(p, hi, s, q, one_over):
+    "hi, lo and M2, from what the threads of a team have of the sums of the distances from hi and of their squares."
+    both = team_sum(p, pair(p, s, q), 1)
+    s, lo = front(p, both), front(p, both)*one_over
+    return hi, lo, not_negative(back(p, both) - s*lo)
+
+@register_jitable
 def joined(p, s, q, c, mine, e, v, k, n):
     """hi, lo and M2 of the n numbers of a team. A thread has c of them, of which s and q are the sums of the distances
     from `mine` and of their squares, and where e >= 0 the edge v. k is one of all numbers."""
@@ -1129,9 +1135,7 @@ def joined(p, s, q, c, mine, e, v, k, n):
         d = v - hi
         s = s + d
         q = q + d*d
-    both = team_sum(p, pair(p, s, q), 1)
-    s, lo = front(p, both), front(p, both)*one_over
-    return hi, lo, not_negative(back(p, both) - s*lo)
+    return corrected(p, hi, s, q, one_over)
 
 @register_jitable
 def held_moments(p, t, count, e, v, k, n):
@@ -1179,12 +1183,18 @@ def parameters(p, n, c, index):
     return a, b
 
 @register_jitable
+def affine(w, b, lo, r):
+    "a and b of y = (x - hi)*a + b, from weight and bias."
+    a = w*r
+    return a, b - a*lo
+
+@register_jitable
 def write_vector(p, i, x, unused, rest):
     "y of one vector of a run, or of one element: element i of the array."
     origin, n, c, place, S, most, hi, lo, r = rest
-    a, b = parameters(p, n, c, channels(p, place + i - origin, S, most, x))
-    a = a*r
-    put_vector(p, p.y, i, activate(p, (x - hi)*a + (b - a*lo)))
+    w, b = parameters(p, n, c, channels(p, place + i - origin, S, most, x))
+    a, b = affine(w, b, lo, r)
+    put_vector(p, p.y, i, activate(p, (x - hi)*a + b))
 
 @register_jitable
 def write_scaled(p, i, x, unused, rest):
@@ -1209,8 +1219,7 @@ def hold(p):
     at = min(u, p.N*p.G - 1)
     place, base = rank*p.slice, at*p.M
     start, stop = base + place, base + min(place + p.slice, p.M)
-    before, n, count = vectors_of(p, p.x, start, stop)
-    e, first = edge_of(p, start, stop, before, n), start + before + lane(p)*p.width
+    first, count, e = run_of(p, start, stop)
     k, t = element(p, p.x, base), load(p, p.x, first, p.team*p.width, count)
     v = element(p, p.x, e) if e >= 0 else k
     if p.cluster > 1: cluster_barrier(p)
@@ -1275,13 +1284,13 @@ def gathered(p, at, slice, hi, lo, m2):
     return hi, lo, not_negative(q - s*lo)
 
 @register_jitable
-def coefficients(p, u, c, many, lo, r):
+def share_affine(p, u, c, many, lo, r):
     "a and b of channels c to c + many - 1 of group u, into shared memory: y = (x - hi)*a + b."
     n, g = divide(u, p.G)
     for j in range(lane(p), many, p.team):
-        a, b = parameters(p, n, g*p.D + c + j, one_channel(p, 0))
-        a = a*r
-        share(p, table_at(p) + 2*j, pair(p, a, b - a*lo))
+        w, b = parameters(p, n, g*p.D + c + j, one_channel(p, 0))
+        a, b = affine(w, b, lo, r)
+        share(p, table_at(p) + 2*j, pair(p, a, b))
     barrier()
 
 @register_jitable
@@ -1307,7 +1316,7 @@ def pool(p):
     if p.cluster > 1: cluster_barrier(p)
     hi, lo, m2 = gathered(p, 3*p.warp, p.slice, *staged_moments(p, n))
     c = channel_of(p, start)
-    coefficients(p, u, c, channel_of(p, start + n - 1) - c + 1, lo, settle(p, u, hi, lo, m2))
+    share_affine(p, u, c, channel_of(p, start + n - 1) - c + 1, lo, settle(p, u, hi, lo, m2))
     i, rest = lane(p), (hi, base, start, c)
     left = steps(p, n, i, p.team)
     while left > 0:
@@ -1329,15 +1338,18 @@ def from_end(p, rows):
     "Number of the unit of work of this team, from the last: what was read last may still be in the cache."
     return rows*p.units - 1 - unit(p)
 
+@register_jitable
+def slice_moments(p, start, stop):
+    "hi, lo and M2 of a run of x that a team can hold."
+    first, count, e = run_of(p, start, stop)
+    k, t = element(p, p.x, start), load(p, p.x, first, p.team*p.width, count)
+    return held_moments(p, t, count, e, element(p, p.x, e) if e >= 0 else k, k, stop - start)
+
 def moments(p):
     "A team holds a slice of a group: its moments."
     at, start, stop, real = slice_of(p, p.N*p.G, p.M, unit(p))
     base = at*p.M
-    before, n, count = vectors_of(p, p.x, base + start, base + stop)
-    e, first = edge_of(p, base + start, base + stop, before, n), base + start + before + lane(p)*p.width
-    k, t = element(p, p.x, base + start), load(p, p.x, first, p.team*p.width, count)
-    v = element(p, p.x, e) if e >= 0 else k
-    hi, lo, m2 = held_moments(p, t, count, e, v, k, stop - start)
+    hi, lo, m2 = slice_moments(p, base + start, base + stop)
     if real and lane(p) == 0:
         n, g = divide(at, p.G)
         i, plane = (n*p.units + quotient(start, p.slice))*p.G + g, p.N*p.units*p.G
@@ -1369,10 +1381,8 @@ def merged_parts(p):
         d = (get(p, p.partial, i) - hi) + get(p, p.partial, plane + i)
         s = s + size*d
         q = q + (size*d*d + get(p, p.partial, 2*plane + i))
-    both = team_sum(p, pair(p, s, q), 1)
-    s, lo = front(p, both), front(p, both)*one_over
-    r = number(p, 0)
-    if u == at: r = settle(p, at, hi, lo, not_negative(back(p, both) - s*lo))
+    hi, lo, m2 = corrected(p, hi, s, q, one_over)
+    r = settle(p, at, hi, lo, m2) if u == at else number(p, 0)
     return at, u == at, hi, lo, r
 
 def merge(p): "A team merges the parts of a group."; merged_parts(p)
@@ -1385,11 +1395,11 @@ def write_table(p, at, hi, lo, r):
     for d in range(lane(p), p.D, p.team):
         c = g*p.D + d
         i = n*p.C + c
-        a, b = parameters(p, n, c, one_channel(p, 0))
-        a = a*r
+        w, b = parameters(p, n, c, one_channel(p, 0))
+        a, b = affine(w, b, lo, r)
         put(p, p.table, i, hi)
         put(p, p.table, plane + i, a)
-        put(p, p.table, 2*plane + i, b - a*lo)
+        put(p, p.table, 2*plane + i, b)
 
 def merge_rows(p):
     "And writes the table."
@@ -1407,30 +1417,32 @@ def apply(p):
     "A team normalizes a slice of a group by known statistics."
     at, start, stop, real = slice_of(p, p.N*p.G, p.M, from_end(p, p.N*p.G))
     base = at*p.M
-    before, n, count = vectors_of(p, p.x, base + start, base + stop)
-    e, first = edge_of(p, base + start, base + stop, before, n), base + start + before + lane(p)*p.width
+    first, count, e = run_of(p, base + start, base + stop)
     if real:
         t = load(p, p.x, first, p.team*p.width, count)
         hi, lo, r = statistics(p, at)
         write_run(p, at, start, first, count, t, e, element(p, p.x, e) if e >= 0 else hi, hi, lo, r)
 
+@register_jitable
+def write_channel(p, first, count, t, e, rest):
+    "y of what a team holds of a channel, the vectors from element `first` and edge e; rest is hi, a and b."
+    each(p, write_scaled, first, p.team*p.width, count, t, t, rest)
+    if e >= 0:
+        v = element(p, p.x, e)
+        write_scaled(p, e, v, v, rest)
+
 def apply_channels(p):
     "A team normalizes a slice of a channel: weight and bias are read once."
     row, start, stop, real = slice_of(p, p.N*p.C, p.S, from_end(p, p.N*p.C))
     base = row*p.S
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    first, count, e = run_of(p, base + start, base + stop)
     if real:
         t = load(p, p.x, first, p.team*p.width, count)
         n, c = divide(row, p.C)
         hi, lo, r = statistics(p, quotient(row, p.D))
-        a, b = parameters(p, n, c, one_channel(p, 0))
-        a = a*r
-        rest = (hi, a, b - a*lo)
-        each(p, write_scaled, first, p.team*p.width, count, t, t, rest)
-        if e >= 0:
-            v = element(p, p.x, e)
-            write_scaled(p, e, v, v, rest)
+        w, b = parameters(p, n, c, one_channel(p, 0))
+        a, b = affine(w, b, lo, r)
+        write_channel(p, first, count, t, e, (hi, a, b))
 
 # %% ../nbs/09_cuda.ipynb #relay-kernel
 def clear_notes(p):
@@ -1475,9 +1487,7 @@ def merged_notes(p, at):
     if many:
         d = (mean2 - hi) + low2
         s, q = s + size2*d, q + (size2*d*d + more)
-    both = team_sum(p, pair(p, s, q), 1)
-    s, lo = front(p, both), front(p, both)*one_over
-    return hi, lo, not_negative(back(p, both) - s*lo)
+    return corrected(p, hi, s, q, one_over)
 
 def relay(p):
     """A block takes the moments of a slice of a channel, or the result of one that was read some turns ago: the cache
@@ -1485,25 +1495,18 @@ def relay(p):
     slice, first_read = turn_of(p, p.N*p.C*p.units)
     row, start, stop, _ = slice_of(p, p.N*p.C, p.S, slice)
     base, at = row*p.S, quotient(row, p.D)
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
     if first_read:
-        k, t = element(p, p.x, base + start), load(p, p.x, first, p.team*p.width, count)
-        v = element(p, p.x, e) if e >= 0 else k
-        hi, lo, m2 = held_moments(p, t, count, e, v, k, stop - start)
+        hi, lo, m2 = slice_moments(p, base + start, base + stop)
         if lane(p) == 0: post(p, p.table, slice, hi, lo, m2, number(p, stop - start))
     else:
+        first, count, e = run_of(p, base + start, base + stop)
         t = load_again(p, p.x, first, p.team*p.width, count)
         n, c = divide(row, p.C)
-        a, b = parameters(p, n, c, one_channel(p, 0))
+        w, b = parameters(p, n, c, one_channel(p, 0))
         hi, lo, m2 = merged_notes(p, at)
         if slice == at*p.D*p.units: settle(p, at, hi, lo, m2)
-        a = a*root(p, m2)
-        rest = (hi, a, b - a*lo)
-        each(p, write_scaled, first, p.team*p.width, count, t, t, rest)
-        if e >= 0:
-            v = element(p, p.x, e)
-            write_scaled(p, e, v, v, rest)
+        a, b = affine(w, b, lo, root(p, m2))
+        write_channel(p, first, count, t, e, (hi, a, b))
 
 # %% ../nbs/09_cuda.ipynb #55748630
 @register_jitable
@@ -1689,9 +1692,9 @@ def normalized_rows(p, g, hi, lo, r):
     d = lane(p)
     while d < p.D:
         i, j = table(p, 1, g*p.D + d), table(p, 2, g*p.D + d)
-        a = shared(p, i, r)*r
+        a, b = affine(shared(p, i, r), shared(p, j, r), lo, r)
         share(p, i, a)
-        share(p, j, shared(p, j, r) - a*lo)
+        share(p, j, b)
         d += p.team
 
 @register_jitable
@@ -1745,22 +1748,25 @@ def add_gradients(p, sums, x, dy, rest):
     z = gradient(p, dy, d*a + b)
     return pair(p, front(p, sums) + z, back(p, sums) + z*d)
 
+@register_jitable
+def slice_sums(p, count, x, dy, edge, rest):
+    "Sums of dz and dz*(x - hi) over what a team holds of a channel; rest is hi, a and b."
+    both = collect(p, add_gradients, pair(p, zeros(p), zeros(p)), count, x, dy, rest)
+    both = pair(p, total(p, front(p, both)), total(p, back(p, both)))
+    if edge >= 0: both = add_gradients(p, both, element(p, p.x, edge), element(p, p.dy, edge), rest)
+    return team_sum(p, both, 1)
+
 def gradient_sums(p):
     "A team sums dz and dz*(x - hi) over a slice of a channel."
     row, start, stop, real = slice_of(p, p.N*p.C, p.S, unit(p))
     base, step = row*p.S, p.team*p.width
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    e, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    first, count, edge = run_of(p, base + start, base + stop)
     x, dy = load(p, p.x, first, step, count), load(p, p.dy, first, step, count)
     n, c = divide(row, p.C)
     hi, lo, r = statistics(p, quotient(row, p.D))
-    a, b = parameters(p, n, c, one_channel(p, 0))
-    a = a*r
-    rest = (hi, a, b - a*lo)
-    both = collect(p, add_gradients, pair(p, zeros(p), zeros(p)), count, x, dy, rest)
-    both = pair(p, total(p, front(p, both)), total(p, back(p, both)))
-    if e >= 0: both = add_gradients(p, both, element(p, p.x, e), element(p, p.dy, e), rest)
-    both = team_sum(p, both, 1)
+    w, b = parameters(p, n, c, one_channel(p, 0))
+    a, b = affine(w, b, lo, r)
+    both = slice_sums(p, count, x, dy, edge, (hi, a, b))
     if real and lane(p) == 0:
         i = (n*p.units + quotient(start, p.slice))*p.C + c
         put(p, p.partial, i, front(p, both))
@@ -1835,7 +1841,7 @@ def pool_gradients(p):
         fetch(p, 1, p.dy + base*p.size, p.slice)
     if p.cluster > 1: cluster_barrier(p)
     hi, lo, r = statistics(p, u)
-    coefficients(p, u, c, k, lo, r)
+    share_affine(p, u, c, k, lo, r)
     while not arrived(p, 0): pass
     while not arrived(p, 1): pass
     sums, warps = table_at(p) + 2*TABLE, max(p.columns//p.warp, 1)
@@ -1878,6 +1884,12 @@ def fold_sums(p):
         put(p, p.sums, p.N*p.C + i, back(p, both))
 
 @register_jitable
+def slopes_from(p, both, lo, r):
+    "f and e from the means of weight*dz and of weight*dz*xhat."
+    f = back(p, both)*r*r*-1.
+    return f, front(p, both)*r*-1. - lo*f
+
+@register_jitable
 def group_slopes(p):
     """A team: the sums of dz*xhat of the channels of a group, in place. Returns the group, whether it is one, and its f
     and e."""
@@ -1896,9 +1908,8 @@ def group_slopes(p):
         B = B + a*q
         if real: put(p, p.sums, j, q)
     one_over = reciprocal(number(p, p.M))
-    both = team_sum(p, pair(p, A, B), 1)*one_over
-    f = back(p, both)*r*r*-1.
-    return at, real, f, front(p, both)*r*-1. - lo*f
+    f, e = slopes_from(p, team_sum(p, pair(p, A, B), 1)*one_over, lo, r)
+    return at, real, f, e
 
 def slopes(p):
     "f and e of every group."
@@ -1929,16 +1940,15 @@ def gradient_scaled(p, i, x, dy, rest):
 def gradient_vector(p, i, x, dy, rest):
     "dx of one vector of a run, or of one element."
     origin, n, c, place, S, most, hi, lo, r, f, e = rest
-    a, b = parameters(p, n, c, channels(p, place + i - origin, S, most, x))
-    a = a*r
-    gradient_scaled(p, i, x, dy, (hi, a, b - a*lo, f, e))
+    w, b = parameters(p, n, c, channels(p, place + i - origin, S, most, x))
+    a, b = affine(w, b, lo, r)
+    gradient_scaled(p, i, x, dy, (hi, a, b, f, e))
 
 def input_gradient(p):
     "A team writes dx of a slice of a group."
     at, start, stop, real = slice_of(p, p.N*p.G, p.M, from_end(p, p.N*p.G))
     base, step = at*p.M, p.team*p.width
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    first, count, edge = run_of(p, base + start, base + stop)
     if real:
         x, dy = load(p, p.x, first, step, count), load(p, p.dy, first, step, count)
         hi, lo, r = statistics(p, at)
@@ -1949,22 +1959,26 @@ def input_gradient(p):
         each(p, gradient_vector, first, step, count, x, dy, rest)
         if edge >= 0: gradient_vector(p, edge, element(p, p.x, edge), element(p, p.dy, edge), rest)
 
+@register_jitable
+def write_channel_gradient(p, first, count, x, dy, edge, rest):
+    "dx of what a team holds of a channel; rest is hi, a, b, f and e."
+    each(p, gradient_scaled, first, p.team*p.width, count, x, dy, rest)
+    if edge >= 0: gradient_scaled(p, edge, element(p, p.x, edge), element(p, p.dy, edge), rest)
+
 def input_gradient_channels(p):
     "A team writes dx of a slice of a channel."
     row, start, stop, real = slice_of(p, p.N*p.C, p.S, from_end(p, p.N*p.C))
     base, step = row*p.S, p.team*p.width
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    first, count, edge = run_of(p, base + start, base + stop)
     if real:
         x, dy = load(p, p.x, first, step, count), load(p, p.dy, first, step, count)
         n, c = divide(row, p.C)
         at = quotient(row, p.D)
         hi, lo, r = statistics(p, at)
-        a, b = parameters(p, n, c, one_channel(p, 0))
-        a = a*r
-        rest = (hi, a, b - a*lo, get(p, p.slopes, at), get(p, p.slopes, p.N*p.G + at))
-        each(p, gradient_scaled, first, step, count, x, dy, rest)
-        if edge >= 0: gradient_scaled(p, edge, element(p, p.x, edge), element(p, p.dy, edge), rest)
+        w, b = parameters(p, n, c, one_channel(p, 0))
+        a, b = affine(w, b, lo, r)
+        rest = (hi, a, b, get(p, p.slopes, at), get(p, p.slopes, p.N*p.G + at))
+        write_channel_gradient(p, first, count, x, dy, edge, rest)
 
 def input_gradient_rows(p):
     "A block writes dx of some rows of some channels."
@@ -1992,19 +2006,14 @@ def relay_gradients(p):
     slice, first_read = turn_of(p, p.N*p.C*p.units)
     row, start, stop, _ = slice_of(p, p.N*p.C, p.S, slice)
     base, step, at = row*p.S, p.team*p.width, quotient(row, p.D)
-    before, many, count = vectors_of(p, p.x, base + start, base + stop)
-    edge, first = edge_of(p, base + start, base + stop, before, many), base + start + before + lane(p)*p.width
+    first, count, edge = run_of(p, base + start, base + stop)
     n, c = divide(row, p.C)
     hi, lo, r = statistics(p, at)
     if first_read:
         x, dy = load(p, p.x, first, step, count), load(p, p.dy, first, step, count)
         w, b = parameters(p, n, c, one_channel(p, 0))
-        a = w*r
-        rest = (hi, a, b - a*lo)
-        both = collect(p, add_gradients, pair(p, zeros(p), zeros(p)), count, x, dy, rest)
-        both = pair(p, total(p, front(p, both)), total(p, back(p, both)))
-        if edge >= 0: both = add_gradients(p, both, element(p, p.x, edge), element(p, p.dy, edge), rest)
-        both = team_sum(p, both, 1)
+        a, b = affine(w, b, lo, r)
+        both = slice_sums(p, count, x, dy, edge, (hi, a, b))
         if lane(p) == 0:
             i, s = (n*p.units + quotient(start, p.slice))*p.C + c, front(p, both)
             q = (back(p, both) - lo*s)*r
@@ -2013,15 +2022,12 @@ def relay_gradients(p):
             put(p, p.partial, p.N*p.units*p.C + i, q)
     else:
         x, dy = load_again(p, p.x, first, step, count), load_again(p, p.dy, first, step, count)
-        a, b = parameters(p, n, c, one_channel(p, 0))
-        a = a*r
+        w, b = parameters(p, n, c, one_channel(p, 0))
+        a, b = affine(w, b, lo, r)
         both = sums_of_slice(p, at, lane(p))
         if p.columns > 1: both = both + sums_of_slice(p, at, lane(p) + p.team)
-        both = team_sum(p, both, 1)*reciprocal(number(p, p.M))
-        f = back(p, both)*r*r*-1.
-        rest = (hi, a, b - a*lo, f, front(p, both)*r*-1. - lo*f)
-        each(p, gradient_scaled, first, step, count, x, dy, rest)
-        if edge >= 0: gradient_scaled(p, edge, element(p, p.x, edge), element(p, p.dy, edge), rest)
+        f, e = slopes_from(p, team_sum(p, both, 1)*reciprocal(number(p, p.M)), lo, r)
+        write_channel_gradient(p, first, count, x, dy, edge, (hi, a, b, f, e))
 
 # %% ../nbs/09_cuda.ipynb #row-pool-gradient
 def pool_rows_gradients(p):
@@ -2096,7 +2102,7 @@ def parameter_gradients(p):
             put_parameter(p, p.dbias, c, front(p, both))
             put_parameter(p, p.dweight, c, back(p, both))
         else:
-            put(p, p.slopes, part*p.C + c, front(p, both))       # of no use any more
+            put(p, p.slopes, part*p.C + c, front(p, both))       # f and e have been used: their place is free
             put(p, p.slopes, (p.units + part)*p.C + c, back(p, both))
 
 def fold_parameters(p):
@@ -2195,6 +2201,7 @@ def _can_pool(s, size, width, card):
 def _at_once(blocks, each, card):
     """Blocks that run at once, `each` on a multiprocessor: clusters of more than two do not fit everywhere, and least
     where their number is no power of two."""
+    # parts of 132 and 264 in the table of clusters, of an H200
     return each*card.processors*(1 if blocks <= 2 else 0.9 if blocks in (4, 8) else 0.77 if each == 1 else 0.85)
 
 def _pool(s, size, width, card):
@@ -2267,7 +2274,7 @@ def _relay(s, size, width, arrays, card):
     units = -(-s.S//(team*vectors*width))
     notes = -(-s.D*units//team)
     ahead = (AHEAD if group < card.cache//8 else AHEAD//2)*card.processors//team
-    most = card.cache*2//5 if arrays == 1 else card.cache//3
+    most = card.cache*2//5 if arrays == 1 else card.cache//3               # the rest is for others: tried on an H200
     if team < card.warp or notes > 2 or group + ahead*team*HELD*16 > most: return
     return units, team, vectors, notes, min(ahead + s.D*units, s.N*s.C*units)
 
@@ -2556,8 +2563,9 @@ def loaded(form:Form, capability:tuple):
     ask("cuLibraryGetKernel", ctypes.byref(kernel), library, name.encode())
     return kernel
 
-_SIZE = {real: ctypes.c_size_t(8*len(FIELDS) - 8 + SIZE[real]) for real in REAL}         # of the arguments; eps is last
-_SIZE_AT, _Extra = {real: ctypes.addressof(size) for real, size in _SIZE.items()}, ctypes.c_void_p*5
+_ARGUMENT_BYTES = {real: ctypes.c_size_t(8*len(FIELDS) - 8 + SIZE[real]) for real in REAL}         # eps is last
+_ARGUMENT_BYTES_AT = {real: ctypes.addressof(size) for real, size in _ARGUMENT_BYTES.items()}
+_ExtraOptions = ctypes.c_void_p*5
 
 _bound = threading.local()       # devices whose context this thread has
 
@@ -2595,7 +2603,7 @@ def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     given = (*addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes,
              workspace + plan.table)
     bits, start, stream = _bits(eps, real), driver().cuLaunchKernel, ctypes.c_void_p(stream)
-    extra = _Extra(1, 0, 2, _SIZE_AT[real], 0)
+    extra = _ExtraOptions(1, 0, 2, _ARGUMENT_BYTES_AT[real], 0)
     for kernel, (form, blocks, shared, numbers) in zip(plan.kernels, plan.launches):
         block = array("q", (*given, *numbers, bits))
         extra[1], _ = block.buffer_info()                             # copied by the call

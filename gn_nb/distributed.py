@@ -50,7 +50,9 @@ def moments(
 def _check_moments(name, found):
     "The three tensors of moments; raise TypeError or ValueError unless that is what they are."
     if not isinstance(found, tuple | list) or len(found) != 3 or not all(isinstance(t, Tensor) for t in found):
-        raise TypeError(f"{name} must be a tuple (count, mean, M2) of tensors, got {type(found).__name__}")
+        got = type(found).__name__
+        if isinstance(found, tuple | list): got = f"({', '.join(type(t).__name__ for t in found)})"
+        raise TypeError(f"{name} must be a tuple (count, mean, M2) of tensors, got {got}")
     shapes = [tuple(t.shape) for t in found]
     if len(shapes[0]) != 2 or len({*shapes}) > 1:
         raise ValueError(f"{name} must be three tensors of one shape (N, G), got {', '.join(map(str, shapes))}")

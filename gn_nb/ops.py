@@ -32,6 +32,8 @@ from .shapes import Sizes, check_affine, check_eps, grouped, per_channel, sizes
 # %% ../nbs/10_torch.ipynb #2f061c00
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
+def _wide(dtype): return torch.float64 if dtype is torch.float64 else torch.float32
+
 def plain(
     input:Tensor,         # (N, C, *spatial), floating
     num_groups:int,       # G, must divide C
@@ -43,7 +45,7 @@ def plain(
     shift:Tensor=None,    # (N, C)
 )->tuple:                 # y like input; mean and rstd (N, G), float64
     "Group normalization in torch's own operations: any device, differentiable any number of times."
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wide = _wide(input.dtype)
     xg = grouped(input.to(wide), num_groups).flatten(2)                      # (N, G, M)
     M = max(xg.shape[2], 1)
     k = xg[..., :1].detach()
@@ -73,13 +75,13 @@ def _stored(weight, bias, dtype):
     "Parameters as the kernels read them, and if that is in the dtype of the input rather than of lanes."
     given = [t for t in (weight, bias) if t is not None]
     narrow = bool(given) and all(t.dtype is dtype for t in given)
-    kind = dtype if narrow else torch.float64 if dtype is torch.float64 else torch.float32
+    kind = dtype if narrow else _wide(dtype)
     return *(t if t is None or (t.dtype is kind and t.is_contiguous()) else t.detach().to(kind).contiguous()
              for t in (weight, bias)), narrow
 
 def _folded(s, weight, bias, scale, shift, dtype):
     "weight and bias of each sample and channel, (N, C)."
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    wide = _wide(dtype)
     weight, bias, scale, shift = (t if t is None else t.detach().to(wide) for t in (weight, bias, scale, shift))
     one, zero = torch.ones((), dtype=wide), torch.zeros((), dtype=wide)
     w, b = one if weight is None else weight, zero if bias is None else bias
@@ -178,8 +180,6 @@ def executor(device):
     return card, execute
 
 # %% ../nbs/10_torch.ipynb #a1a8d033
-def _wide(dtype): return torch.float64 if dtype is torch.float64 else torch.float32
-
 def new_statistics(input, s):
     "Memory for the statistics: mean and rstd, (2, N, G) float64; on a card the mean in two parts and rstd, (3, N, G)."
     if not for_card(input): return torch.empty((2, s.N, s.G), dtype=torch.float64)
@@ -300,7 +300,7 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
 def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None,
                       need_dx=True):
     "The operator on devices without kernels."
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wide = _wide(input.dtype)
     xg, dyg = (grouped(t.to(wide), num_groups) for t in (input, dy))                 # (N, G, D, S)
     N, G, D, S = xg.shape
     mean, r = (t[..., None, None] for t in (mean, rstd.to(wide)))
@@ -408,8 +408,11 @@ def _check_out(out, input, others):
     if out.shape != input.shape or out.dtype != input.dtype:
         raise ValueError(f"out must have input's shape {tuple(input.shape)} and dtype {input.dtype}, got "
                          f"{tuple(out.shape)} and {out.dtype}")
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, input, *others)):
-        raise ValueError("out must not be given while an argument requires a gradient: its old values would be lost")
+    given = zip(("out", "input", "weight", "bias", "scale", "shift"), (out, input, *others), strict=True)
+    needs = [name for name, t in given if t is not None and t.requires_grad]
+    if torch.is_grad_enabled() and needs:
+        raise ValueError(f"out must not be given while {needs[0]} requires a gradient: the old values of out would be "
+                         "lost")
 
 # %% ../nbs/10_torch.ipynb #c7601eb5
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
@@ -601,7 +604,7 @@ def _remember(key, input, s, eps, activation):
 # %% ../nbs/10_torch.ipynb #10573f5e
 def standard(input, num_groups, weight=None, bias=None, eps=1e-5, activation=None, scale=None, shift=None):
     "y by torch's group_norm, for exporters; in float32 or wider where the parameters' type is not the input's."
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wide = _wide(input.dtype)
     mixed = any(t is not None and t.dtype != input.dtype for t in (weight, bias, scale, shift))
     x, *given = (t if t is None or not mixed else t.to(wide) for t in (input, weight, bias, scale, shift))
     weight, bias, scale, shift = given

@@ -17,7 +17,9 @@ def normalize(
     eps:float=1e-5,    # added to the variance, under the root
 )->np.ndarray:         # float64, the shape of x
     "Normalize each index set by its own mean and variance, straight from the definition."
+    check_eps(eps)
     x = np.asarray(x, dtype=np.float64)
+    if np.shape(sets) != x.shape: raise ValueError(f"sets must have the shape of x, {x.shape}, got {np.shape(sets)}")
     out = np.empty_like(x)
     for number in np.unique(sets):
         S_i = sets == number
@@ -68,9 +70,11 @@ def merge(
     return n, mean_a + delta*(nb/max(n, 1)), M2_a + M2_b + np.square(delta)*(na*nb/max(n, 1))
 
 # %% ../nbs/03_group_normalization.ipynb #f0fabd38
+def _rstd(count, M2, eps): return 1/np.sqrt(M2/max(count, 1) + eps)      # 1/σ; that of an empty set is finite
+
 def apply(
     x:np.ndarray,             # (N, C, *spatial)
-    moments:tuple,            # count, mean, M2: those of x, or of more than x
+    moments:tuple,            # count, mean, M2, the latter (N, G) or (1, G): those of x, or of more than x
     weight:np.ndarray=None,   # (C,), default 1
     bias:np.ndarray=None,     # (C,), default 0
     eps:float=1e-5,           # added to the variance, under the root
@@ -80,7 +84,9 @@ def apply(
     check_eps(eps)
     x = np.asarray(x, dtype=np.float64)
     for name, v in (("weight", weight), ("bias", bias)): check_affine(name, v, x.shape[1])
-    rstd = 1/np.sqrt(M2/max(count, 1) + eps)
+    if len(mean) not in (1, len(x)):
+        raise ValueError(f"moments must be those of 1 or {len(x)} samples, got {len(mean)}")
+    rstd = _rstd(count, M2, eps)
     xg = grouped(x, mean.shape[1])
     y = ((xg - mean[..., None, None])*rstd[..., None, None]).reshape(x.shape)
     if weight is not None: y = y*per_channel(np.asarray(weight, np.float64), x.ndim)
@@ -99,7 +105,7 @@ def forward(
     "Normalized, scaled and shifted input, with the mean and reciprocal standard deviation of every group."
     count, mean, M2 = moments(x, num_groups, over_batch=over_batch)
     y = apply(x, (count, mean, M2), weight, bias, eps)
-    return y, mean, 1/np.sqrt(M2/max(count, 1) + eps)
+    return y, mean, _rstd(count, M2, eps)
 
 # %% ../nbs/03_group_normalization.ipynb #50e5563d
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
@@ -112,11 +118,11 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
 
 def instance_norm(x, weight=None, bias=None, eps=1e-5):
     "Instance normalization: every sample and channel by its own statistics, C groups."
-    return group_norm(x, np.shape(x)[1], weight, bias, eps)
+    return group_norm(x, sizes(np.shape(x), 1).C, weight, bias, eps)
 
 def batch_norm(x, weight=None, bias=None, eps=1e-5):
     "Batch normalization in training: every channel by its statistics over the batch."
-    return forward(x, np.shape(x)[1], weight, bias, eps, over_batch=True)[0]
+    return forward(x, sizes(np.shape(x), 1).C, weight, bias, eps, over_batch=True)[0]
 
 # %% ../nbs/04_backward.ipynb #279827a4
 def backward(
@@ -134,7 +140,8 @@ def backward(
     s = sizes(x.shape, num_groups)
     if dy.shape != x.shape: raise ValueError(f"dy must have the shape of x {x.shape}, got {dy.shape}")
     rows = (1 if over_batch else s.N, s.G)
-    if np.shape(mean) != rows: raise ValueError(f"mean must have shape {rows}, got {np.shape(mean)}")
+    for name, a in (("mean", mean), ("rstd", rstd)):
+        if np.shape(a) != rows: raise ValueError(f"{name} must have shape {rows}, got {np.shape(a)}")
     check_affine("weight", weight, s.C)
     xhat = (grouped(x, s.G) - mean[..., None, None])*rstd[..., None, None]        # (N, G, D, S)
     dyg = grouped(dy, s.G)

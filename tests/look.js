@@ -20,7 +20,7 @@
   }
 
   // what a wide window shows only to those who find that it scrolls
-  if (width > 1000) for (const e of document.querySelectorAll("mjx-container[display=true], main table"))
+  if (width > 1000) for (const e of document.querySelectorAll("mjx-container[display=true], main table, main pre"))
     if (seen(e) && e.scrollWidth > e.clientWidth + 2) found.add(`${e.scrollWidth - e.clientWidth} px are cut off: ${name(e)} ${words(e)}`);
 
   // formulas

@@ -240,10 +240,31 @@ def test_links_below_the_pointer_can_be_read(tabs, site):
     tab = tabs[1280]
     page = tab.open(site + "nbs/03_group_normalization.html")
     page.set_viewport_size({"width": 1280, "height": WIDTHS[1280]})
-    for place in (".bd-sidebar-primary .bd-links a", "article p a:not(.headerlink)", ".bd-sidebar-secondary a"):
+    for place in (".bd-sidebar-primary .bd-links a", "article p a:not(.headerlink)", "dialog.bd-sidebar-secondary a"):
         page.evaluate("scrollTo(0, 0)")
+        if "dialog" in place: page.click("button.secondary-toggle")
         page.locator(f"{place} >> visible=true").nth(1).hover()
         assert [*tab.problems((1280, "light"), (1280, "dark"))] == [], place
+
+
+@pytest.mark.parametrize("width", (*WIDTHS, 1600))
+def test_the_contents_of_a_page_lead_into_it(tabs, site, width):
+    "Beside the text where there is room for both, else behind a button, where a choice or Escape closes them."
+    tab = tabs[1280 if width > 1000 else width]
+    page = tab.open(site + "nbs/03_group_normalization.html")
+    page.set_viewport_size({"width": width, "height": WIDTHS.get(width, 900)})
+    link, button = ".bd-sidebar-secondary a[href='#the-index-set']", page.locator("button.secondary-toggle")
+    assert button.is_visible() == (width < 1600) and page.is_visible(link) == (width >= 1600)
+    page.evaluate("scrollTo(0, 900)")
+    if width < 1600:
+        button.click()
+        assert page.is_visible(link) and page.evaluate("scrollY") == 900
+        page.keyboard.press("Escape")
+        assert not page.is_visible(link) and page.evaluate("scrollY") == 900
+        button.click()
+    page.click(link)
+    page.wait_for_function("Math.abs(document.getElementById('the-index-set').getBoundingClientRect().top) < 200")
+    assert page.is_visible(link) == (width >= 1600) and [*tab.problems()] == []
 
 
 def test_the_root_leads_to_the_front_page(tabs, site):

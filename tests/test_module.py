@@ -126,8 +126,10 @@ def test_constructor_errors(error, words, args, options): must_raise(error, word
 
 
 def test_call_errors():
-    must_raise(ValueError, "weight must have shape (9,)", GroupNorm(3, 6), torch.ones(2, 9, 3))
-    must_raise(ValueError, "num_channels (8) must be divisible by num_groups (3)", GroupNorm(3, 6), torch.ones(2, 8, 3))
+    for affine, C in ((True, 9), (True, 8), (False, 8)):
+        must_raise(ValueError, f"input must have num_channels (6) channels, got shape (2, {C}, 3)",
+                   GroupNorm(3, 6, affine=affine), torch.ones(2, C, 3))
+    must_raise(ValueError, "at least 2 dimensions", GroupNorm(3, 6), torch.ones(6))
     must_raise(TypeError, "input must be a torch.Tensor, got ndarray", GroupNorm(3, 6), x.numpy())
     must_raise(RuntimeError, "size mismatch", GroupNorm(3, 6).load_state_dict, GroupNorm(3, 9).state_dict())
     must_raise(RuntimeError, "Missing key", GroupNorm(3, 6).load_state_dict, {})

@@ -3,6 +3,7 @@ import ast
 import re
 from types import SimpleNamespace
 
+import equations
 import extension
 import glossary
 import paths
@@ -99,6 +100,23 @@ class TestEquations:
         anchors = re.findall(r"^\(([\w-]+)\)=$", notes, re.M)
         assert len(anchors) == len({*anchors}) and {*targets} == {*anchors}
         assert "checks {eq}`gn-merge`" in notes and "implements {eq}`gn-merge`" in notes
+
+    def test_a_bare_name_that_its_chapter_exports_is_linked(self):
+        "And one that only stands in the chapter is not."
+        made = self.book(definition="#| export lab.twice\ndef double(a): return 2*a")
+        assert [c.symbols for c in made.checks] == [("lab.twice.double",)] and [*made.problems()] == []
+        assert "(#check-one-sum-03-4) · implemented by [`lab.twice.double`](#symbol-lab-twice-double)" in made.page()
+        assert " · implemented by `double`, in the chapter" in self.book().page()
+
+    @pytest.mark.parametrize("formula, shown", [
+        ("a = b ,", "a = b"), (r"\begin{gathered} a\\ b . \end{gathered}", r"\begin{gathered} a\\ b \end{gathered}"),
+        (r"a, \qquad b.", r"\begin{gathered} a, \\ b \end{gathered}"), (r"\text{per image,}", r"\text{per image}"),
+        (r"\{a \qquad b\}\,", r"\begin{gathered} \{a \\ b\}\, \end{gathered}"), (r"{a \qquad b}", r"{a \qquad b}"),
+        (r"\begin{cases} a \qquad b \end{cases}", r"\begin{cases} a \qquad b \end{cases}"),
+        (r"\begin{aligned} a &= b \qquad c \end{aligned}", r"\begin{aligned} a &= b \qquad c \end{aligned}")])
+    def test_formulas_on_the_page_of_equations(self, formula, shown):
+        "Without the punctuation of the sentence they stood in, and one quantity a line."
+        assert equations.in_line(formula) == shown
 
     def test_the_build_stops_when_an_equation_has_no_check(self, monkeypatch):
         monkeypatch.setattr(extension, "chapters", lambda folder: self.book(check="assert double(1) == 2").books)
@@ -237,7 +255,7 @@ class TestQuiz:
 class TestPaths:
     def test_tables_of_existing_chapters(self):
         page = paths.page((root/"nbs/paths.md").read_text(encoding="utf-8"), INDEX.books)
-        assert "<!--" not in page and page.count("**together**") == 3
+        assert "<!--" not in page and page.count("**in all**") == 3
         names = re.findall(r"\((\d\d_\w+)\.ipynb\)", page)
         assert len(names) > 15 and all(name in INDEX.books for name in names)
         with pytest.raises(ValueError): paths.table(["77"], INDEX.books)
@@ -248,3 +266,6 @@ class TestPaths:
         assert paths.minutes(cells) == (15, 10)                          # 10 and 2 minutes, rounded up; one exercise
         head = "**After this chapter you can** say $|a|$. More.\n\n**Runs** in two seconds, alone."
         assert paths.opening([("markdown", head, [])]) == (r"say $\vert a\vert $.", "two seconds")
+        assert [paths.hours(m) for m in (0, 5, 60, 185)] == ["0 min", "5 min", "1 h", "3 h 5 min"]
+        said = ("about a minute on one CPU core", "under a minute on one core", "one to two minutes", "a minute")
+        assert [paths.runs(text) for text in said] == ["a minute", "a minute", "one to two minutes", "a minute"]

@@ -97,7 +97,10 @@ def test_verdicts():
         "Its docstring."
         assert answer() == 3, "the answer is not 3"
     assert isinstance(check(lambda: 3), Verdict) and check(lambda: 3) and repr(check(lambda: 3)) == "Right."
-    assert not check(lambda: 4) and repr(check(lambda: 4)).startswith("Not yet: AssertionError: the answer is not 3")
+    assert not check(lambda: 4) and repr(check(lambda: 4)).startswith("Not yet: the answer is not 3")
+    def empty(): "Its docstring."; ...
+    def nothing(): return len([]) or None
+    assert check(empty).why == "write your answer in place of the dots" and "dots" not in check(nothing).why
     assert not check(lambda: 1/0) and "ZeroDivisionError" in check(lambda: 1/0).why
     assert not check(None)
     assert (check.__name__, check.__doc__) == ("check", "Its docstring.")

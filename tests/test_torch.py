@@ -342,7 +342,7 @@ class TestOut:
         (TypeError, "out must be a torch.Tensor, got ndarray", np.ones((2, 4, 3))),
         (TypeError, "out must have a floating dtype, got torch.int64", torch.ones(2, 4, 3, dtype=torch.int64)),
         (ValueError, "out must be on the device of input, cpu, got meta", torch.ones(2, 4, 3, device="meta").double()),
-        (ValueError, "out must not be given while an argument requires a gradient", rand(2, 4, 3).requires_grad_())])
+        (ValueError, "out must not be given while out requires a gradient", rand(2, 4, 3).requires_grad_())])
     def test_errors(self, error, words, out): must_raise(error, words, group_norm, rand(2, 4, 3), 2, out=out)
 
     @pytest.mark.parametrize("name", ["input", "weight", "bias", "scale", "shift"])
@@ -350,7 +350,8 @@ class TestOut:
         x, w, b = arguments((2, 4, 3))
         given = dict(input=x, weight=w, bias=b, scale=rand(2, 4), shift=rand(2, 4))
         given[name] = given[name].requires_grad_()
-        must_raise(ValueError, "requires a gradient", lambda: group_norm(**given, num_groups=2, out=rand(2, 4, 3)))
+        must_raise(ValueError, f"out must not be given while {name} requires a gradient",
+                   lambda: group_norm(**given, num_groups=2, out=rand(2, 4, 3)))
 
 
 x = rand(2, 6, 3)

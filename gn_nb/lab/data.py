@@ -31,7 +31,7 @@ class Data:
     x_test:torch.Tensor
     y_test:torch.Tensor
     classes:int      # labels are below this number; a pixel's other labels do not count
-    checksum:str     # of all images and labels before any knob: two runs with the same one saw the same data
+    checksum:str     # of the source, before it is cut and any knob is turned: with another, the files are others
 
     def to(self, *args, **kwargs):
         "A copy on another device."
@@ -120,8 +120,9 @@ def check_sums(
     sums = Path(folder)/"SHA256SUMS"
     for line in sums.read_text(encoding="utf-8").splitlines() if sums.exists() else ():
         wanted, name = line.split(maxsplit=1)
-        found = hashlib.sha256((Path(folder)/name.lstrip("*")).read_bytes()).hexdigest()
-        if found != wanted: raise ValueError(f"{sums.parent/name} must have the SHA-256 {wanted}, got {found}")
+        path = sums.parent/name.lstrip("*")  # sha256sum marks a file that was read as bytes
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != wanted: raise ValueError(f"{path} must have the SHA-256 {wanted}, got {found}")
 
 # %% ../../nbs/93_data.ipynb #639bf9f4
 def read_folder(
@@ -183,7 +184,7 @@ def source(name:str, options:tuple=()):
     return parts, classes, sums.hexdigest()[:16]
 
 def cut(parts:dict, rng, train:int=None, val:int=None, test:int=None)->dict:
-    "Three parts, of at most these sizes; what is missing comes from `train`: a third for test, a sixth for val."
+    "Three parts of at most these sizes. What is missing is cut from `train`: test a third, val a sixth of the rest."
     (x, y), out = parts["train"], {part: tuple(a[:n] for a in parts[part]) for part, n in (("val", val), ("test", test))
                                    if part in parts}
     rest = rng.permutation(len(y))
@@ -192,7 +193,9 @@ def cut(parts:dict, rng, train:int=None, val:int=None, test:int=None)->dict:
             n = len(rest)//share if n is None else n
             out[part], rest = (x[rest[:n]], y[rest[:n]]), rest[n:]
     rest = rest[:train]
-    if not len(rest): raise ValueError(f"train must keep some of {len(y)} images, val and test took {len(y)}")
+    if not len(rest):
+        taken = " and ".join(f"{part} ({len(out[part][1])})" for part in ("val", "test"))
+        raise ValueError(f"{taken} must leave some of the {len(y)} images for train")
     return out | {"train": (x[rest], y[rest])}
 
 # %% ../../nbs/93_data.ipynb #2fc73da9
@@ -214,6 +217,7 @@ def shrunk(
     k:int,       # pixels a side
 )->tuple:        # raises ValueError
     "Images averaged over squares; of a square's labels the one at its centre, or right of it and below."
+    if x.ndim != 4: raise ValueError(f"x must have shape (N, C, H, W), got {x.shape}")
     H, W = x.shape[2:]
     if k > min(H, W): raise ValueError(f"shrink ({k}) must not exceed H ({H}) and W ({W})")
     small = F.avg_pool2d(torch.from_numpy(x).float(), k).numpy()
@@ -232,7 +236,10 @@ def load(
 )->Data:                  # raises ValueError or ConnectionError
     "A data set by name: cut into three parts, standardized by the training images, knobs turned."
     known("label", label, {None: 0, "brightness": 0})
+    if label and not contrast > 0: raise ValueError(f"label={label!r} needs contrast above 0, got {contrast}")
     sizes = {k: v for k, v in dict(train=train, val=val, test=test).items() if v is not None}
+    for part, n in sizes.items():
+        if n < 1: raise ValueError(f"{part} ({n}) must be at least 1")
     if name in GENERATED: more |= sizes | {"split": split}
     parts, classes, checksum = source(name, tuple(sorted(more.items())))
     parts = parts if name in GENERATED else cut(parts, np.random.default_rng([split, 3]), **sizes)
@@ -294,6 +301,7 @@ def augment(
     pad:int=4,              # largest shift, in pixels
 )->torch.Tensor:
     "Every image shifted at random, and mirrored or not."
+    if x.ndim != 4: raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
     N, C, H, W = x.shape
     down, right = torch.randint(2*pad + 1, (2, N, 1), generator=rng)
     mirror = torch.rand(N, 1, generator=rng) < .5

@@ -53,7 +53,7 @@ STREETS = {"name": "camvid", "shrink": 5, "train": 320}     # 48x36 pixels
 
 def on_streets(
     name:str,       # one of NORMS
-    seed:int,       # of the split too: every seed leaves out other images
+    seed:int,       # of the split too: every seed leaves out other training images
     lr:float,
     data=STREETS,
     model=MODEL,
@@ -79,15 +79,16 @@ SETUPS = {("generated scenes, U-Net", "BN, b = 8"): setup(NORMS["BN, b = 8"], SC
           ("CamVid, pyramid, longer", "GN, 8 channels a group"): setup(EIGHT, epochs=15),
           ("CamVid, pyramid, rate .03", "none"): setup(NORMS["none"], lr=.03)}
 
-# %% ../../nbs/26_dense_prediction.ipynb #0ec8ffcb
-RATES = {"BN, b = 8": .1, "BN, b = 2": .1, "BN, b = 1": .3, "GN": .1, "LN": .03}   # what `best_rates` chooses
-SEEDS, MARGIN = range(5), 1.
-
+# %% ../../nbs/26_dense_prediction.ipynb #guess
 def guess(data)->float:
     "Test error of saying the most frequent class everywhere, whatever the image."
     y, K = data.y_test, data.classes
     common = F.one_hot(data.y[data.y < K].bincount().argmax(), K).float()
     return float(errors(common.reshape(1, K, 1, 1).expand(len(y), K, *y.shape[1:]), y).mean())
+
+# %% ../../nbs/26_dense_prediction.ipynb #0ec8ffcb
+RATES = {"BN, b = 8": .1, "BN, b = 2": .1, "BN, b = 1": .3, "GN": .1, "LN": .03}   # what `best_rates` chooses
+SEEDS, MARGIN = range(5), 1.
 
 def look(net, data, config)->dict:
     "A probe of networks with batch normalization: what one image is worth, by layer; the error of guessing."
@@ -229,7 +230,7 @@ def crops_source(shrink:int=2, size:int=16, step:int=14):
         return x, np.ascontiguousarray(y[:, rows, columns])
     return {k: part(*v) for k, v in parts.items()}, classes
 
-CROPS = {"name": "gn_nb.lab.dense_prediction:crops_source", "train": 312, "val": 48}
+CROPS = {"name": "gn_nb.lab.dense_prediction:crops_source", "train": 312, "val": 48}    # multiples of 8
 HEAD = "gn_nb.lab.dense_prediction:Crops"
 HEADS = {"BN, one scene": ({"name": "bn", "ghost": 48}, False), "BN, eight scenes": ({"name": "bn", "ghost": 48}, True),
          "GN": (NORMS["GN"], False), "GN+WS": (NORMS["GN+WS"], False)}
@@ -304,7 +305,8 @@ def scratch_verdicts()->list:
                         f"{said(found['IN'], b8)} where BN uses the test image's own statistics, which is IN"),
         verdict("when using typical batch sizes, GN is comparably good with BN", "the paper, abstract",
                 lambda: judge_same(gn, b8, MARGIN), lambda: f"GN minus BN at b = 8 is {said(gn, b8)}, margin 1"),
-        verdict("in dense prediction too, the mismatch between training and use is the larger part of the harm",
+        verdict("in dense prediction too, the mismatch between training and use is the larger part of the harm "
+                "(our words)",
                 "a follow-up, tested here", lambda: judge_mismatch([*shares.values()]),
                 lambda: "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best repair ({best.split(', ')[-1]}) wins back {percent(known[best])}")]

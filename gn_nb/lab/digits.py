@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../../nbs/91_digits.ipynb #8566f636
-@lru_cache
+@lru_cache    # every caller gets the same tensors: do not write into them
 def digits(
     num_test:int=597,  # how many of the 1,797 images are held out; the split is the same in every run
 )->tuple:              # train images, train labels, test images, test labels; images (N, 1, 8, 8) float32
@@ -58,7 +58,7 @@ def train(
     seed:int=0,           # of the initial weights and of the order of the images
     epochs:int=5,
     lr:float=0.1,         # at batch size 32; scaled in proportion to the batch size
-)->tuple:                 # the network in eval mode, and a dict: loss after each epoch, test error
+)->tuple:                 # the network in eval mode, and a dict: mean loss while training, by epoch; test error
     "Train on the digits by SGD with momentum 0.9 and a cosine learning rate; deterministic for a given seed."
     torch.set_num_threads(1)
     torch.manual_seed(seed)

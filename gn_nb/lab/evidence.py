@@ -63,9 +63,9 @@ def provenance(
     places = Counter(r["machine"]["gpu"] or r["machine"]["cpu"] for r in records)
     torch = sorted({r["versions"]["torch"] for r in records})
     of = f" of {planned} planned" if planned and planned != len(records) else ""
-    return (f"{len(records)}{of} runs with {seeds} seeds, {failed or 'none'} failed; {' and '.join(places)}, torch "
-            f"{' and '.join(torch)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. Again: "
-            f"gn-nb sweep {name} --results again")
+    return (f"{len(records)}{of} runs with {seeds} seed{'s'*(seeds > 1)}, {failed or 'none'} failed; "
+            f"{' and '.join(places)}, torch {' and '.join(torch)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. "
+            f"Again: gn-nb sweep {name} --results again")
 
 # %% ../../nbs/98_evidence.ipynb #57426afb
 def pick(
@@ -83,8 +83,11 @@ def error(
     record:dict,
     part:str="test",        # or "val"
     way:str="running",      # of evaluating batch normalization: "running", "precise", "batch"; others have one way
-)->float:                   # per cent; 100 for a run that failed
+)->float:                   # per cent; 100 for a run that failed; raises ValueError if it was ended from outside
     "The error of a run."
+    ended = record.get("error", "")
+    if ended.startswith(("its process ended", "its workers ended")):
+        raise ValueError(f"record {record['key']} must have ended by itself, got {ended!r}: gn-nb sweep NAME --again")
     if record["status"] != "done": return 100.
     return 100*record["final"].get(way, record["final"]["running"])[part]["error"]
 

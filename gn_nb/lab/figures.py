@@ -270,12 +270,14 @@ def differences(
     ax,             # matplotlib axes
     named:dict,     # name -> (values, values of what it is compared with), paired by position
     margin:float,   # the smallest difference that would matter
+    colors=None,    # names in COLORS, one for each row; None: in the order of COLORS
 )->dict:            # name -> Comparison
     "Paired differences: a point for each seed, the mean with its 90 and 95 per cent intervals, and the margins."
     found = {name: compare(a, b, margin) for name, (a, b) in named.items()}
     ax.axvspan(-margin, margin, color=COLORS["grey"], alpha=.2, lw=0)
     ax.axvline(0, color=_INK, lw=.8)
-    for row, ((name, (a, b)), color) in enumerate(zip(named.items(), itertools.cycle(COLORS.values()))):
+    shades = itertools.cycle(COLORS.values()) if colors is None else [COLORS[color] for color in colors]
+    for row, ((name, (a, b)), color) in enumerate(zip(named.items(), shades)):
         d, c = np.subtract(a, b), found[name]
         ax.plot(d, np.full(len(d), row + .22), "o", ms=3, alpha=.6, color=color)
         for (low, high), width in (((c.low, c.high), 1.2), (interval(d, .9)[1:], 3.5)):

@@ -245,7 +245,7 @@ def balance(records)->tuple:
     share = {name: interval(inside(best_sizes(records, norm))) for name, norm in (("BN", BN), ("GN", GN4))}
     word = ("holds" if share["BN"][1] > .5 else "holds in part" if share["GN"][1] > .5 else
             "does not hold here" if max(high for _, _, high in share.values()) < .5 else "open")
-    bn, gn = ("{:.0f} per cent ({:.0f} to {:.0f})".format(*(100*v for v in s)) for s in share.values())
+    bn, gn = ("{:.0f} per cent ({:.0f} to {:.0f})".format(*100*np.clip(s, 0, 1)) for s in share.values())
     return word, (f"bias² plus variance is least at an inner size in {bn} of the layers of a network trained with BN, "
                   f"in {gn} of one trained with four groups")
 

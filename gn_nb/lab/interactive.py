@@ -193,7 +193,7 @@ class Interactive(Figure):
     "A figure with controls: inline HTML, SVG and script, the first state drawn by Python."
     def __init__(self,
         name:str,        # of the figure
-        core:str,        # script: statements that define start, settle, limits, outputs, draw, text and move
+        core:str,        # script that defines start, settle, limits, outputs, numbers, draw, text and move
         config:dict,     # what the script knows as `config`
         controls:str,    # HTML
         picture:str,     # of the first state, HTML
@@ -418,7 +418,8 @@ def explorer(
         "explorer", EXPLORER, dict(start=start, eps=EPS), controls, first.draw(), first.text(),
         "A cell is normalized with its own set, in strong colour, and with nothing else (choose one by mouse or arrow "
         "keys). Let the cells show their output and look at what each method takes away: batch normalization the level "
-        "of every channel, layer normalization that of every sample, instance normalization both.",
+        "of every channel, layer normalization that of every sample, instance normalization both, group normalization "
+        "the level of every sample and what the channels of a group have in common.",
         f"A tensor of {s.N} samples, {s.C} channels and {s.S} positions as blocks of numbered cells, coloured by index "
         f"set; the set of one cell is drawn strongly. {first.text()}")
 
@@ -499,8 +500,8 @@ function chart(s) {
   return out;
 }
 function bars(s) {
-  const v = numbers(s), tall = 190/Math.max(A, v.group.error, v.layer.error);
-  let out = label(4, 10, "variance, and bias² in pale", "start", 12, {});
+  const v = numbers(s), tall = 190/Math.max(v.batch.error, v.group.error, v.layer.error);
+  let out = label(4, 10, "bias² (pale) on variance; below, σ² found", "start", 12, {});
   METHODS.forEach(function (name, k) {
     const one = v[name], x = 24 + 84*k, noise = one.variance*tall, bias = one.bias2*tall;
     out += element("rect", "", {x: x, y: point(230 - noise), width: 48, height: point(noise), fill: COLOR[name]});
@@ -508,7 +509,7 @@ function bars(s) {
                                 fill: COLOR[name], "fill-opacity": ".35", stroke: COLOR[name]});
     out += label(x + 24, point(222 - noise - bias), fixed(one.error, 3), "middle", 12, {"font-weight": "bold"});
     out += label(x + 24, 247, name, "middle", 12, {});
-    out += label(x + 24, 265, "σ² read × " + fixed(one.reads), "middle", 11, {});
+    out += label(x + 24, 265, fixed(one.reads) + " σ²", "middle", 11, {});
   });
   return out + line(8, 230, 256, 230, "currentColor", 1, {"stroke-opacity": ".5"});
 }
@@ -583,8 +584,8 @@ class Tradeoff:
     def bars(self):
         "Variance and bias² of the three."
         v = self.v
-        tall = 190/max(self.config["A"], v["group"]["error"], v["layer"]["error"])
-        out = letters(4, 10, "variance, and bias² in pale", "start", 12)
+        tall = 190/max(v["batch"]["error"], v["group"]["error"], v["layer"]["error"])
+        out = letters(4, 10, "bias² (pale) on variance; below, σ² found", "start", 12)
         for k, (name, color) in enumerate(METHODS.items()):
             one, x = v[name], 24 + 84*k
             noise, bias = one["variance"]*tall, one["bias2"]*tall
@@ -594,7 +595,7 @@ class Tradeoff:
             out += letters(x + 24, fixed(222 - noise - bias, 1), fixed(one["error"], 3), "middle", 12,
                            font_weight="bold")
             out += letters(x + 24, 247, name, "middle", 12)
-            out += letters(x + 24, 265, f"σ² read × {fixed(one['reads'])}", "middle", 11)
+            out += letters(x + 24, 265, f"{fixed(one['reads'])} σ²", "middle", 11)
         return out + self.line(8, 230, 256, 230, "currentColor", 1, stroke_opacity=".5")
 
     def draw(self):
@@ -627,7 +628,7 @@ def tradeoff(
 )->Interactive:
     "Bias and variance: the errors of batch, group and layer as formulas give them, and where batch and group meet."
     if not 0 <= B <= A <= sigma2 or A < 0.01:
-        raise ValueError(f"A must be at least 0.01, B, A and sigma2 must ascend from 0, got {B}, {A}, {sigma2}")
+        raise ValueError(f"A ({A}) must be at least 0.01, and 0 <= B ({B}) <= A <= sigma2 ({sigma2}) must hold")
     if b not in BATCHES: raise ValueError(f"b must be one of {', '.join(map(str, BATCHES))}, got {b}")
     if C % D: raise ValueError(f"C ({C}) must be divisible by D ({D})")
     if round(spread, 2) != spread or not 0 <= spread <= 1:
@@ -644,7 +645,8 @@ def tradeoff(
         "tradeoff", TRADEOFF, config, controls, first.draw(), first.text(),
         "The batch errs by noise alone and gets better with every image; a group errs by noise and by bias, at any "
         "batch size. Move the heterogeneity of the channels from 0 upwards and look at the ring, where the two meet: "
-        "a group is worth that many images, at most D and soon only one or two.",
+        "a group is worth that many images, at most D and soon only one or two. Right, what each error is made of; "
+        "below the bars, the variance that each method would find, as a multiple of the true σ².",
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
         f"are level; a ring marks where batch and group cross. Right, their variance and squared bias. {first.text()}")
 
@@ -1174,15 +1176,16 @@ def kernel_view(
     config = dict(start=start, tiers=tiers, stages=STAGES)
     first = KernelView(config, start)
     button = '<button type="button" data-by="{}">{}</button>'.format
-    controls = (row(pills("who takes a group", "tier", {str(k): name for k, name in enumerate(TIERS)}),
+    controls = (row(pills("kernel", "tier", {str(k): name for k, name in enumerate(TIERS)}),
                     pills("colour by", "by", {name: name for name in ("block", "warp", "thread")}))
                 + row(button(-1, "Previous"), button(1, "Next"), slider("step", "step")))
     return Interactive(
         "kernel", KERNEL, config, controls, first.draw(), first.text(),
-        "A tensor and who works on it: a box is 16 bytes, the number in it the thread that holds them. Go through the "
-        "steps and look at how the sums travel: by shuffles within a warp, through shared memory within a block, "
-        "between the blocks of a cluster, and through memory where a group is cut into slices, which reads x twice; a "
-        "pool, whose slices the card copies into shared memory, reads it once. "
+        "A tensor and who works on it: a box is 16 bytes, the number in it the thread that holds them. Strong boxes "
+        "are touched in this step; in a thread's box stand its number and what it has. Go through the steps and look "
+        "at how the sums travel: by shuffles within a warp, through shared memory within a block, between the blocks "
+        "of a cluster, and through memory where a group is cut into slices, which reads x twice; a pool, whose slices "
+        "the card copies into shared memory, reads it once. "
         "(A toy card with warps of 8 threads and two multiprocessors; the planner and the kernels are the real ones.)",
         "Boxes of four elements, coloured by the warp that holds them, and the threads of each block with their "
         f"numbers. {first.text()}")

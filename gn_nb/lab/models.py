@@ -264,6 +264,7 @@ class UNet(nn.Module):
         y = self.up2(torch.cat([F.interpolate(y, scale_factor=2), b], 1))
         return self.head(self.up1(torch.cat([F.interpolate(y, scale_factor=2), a], 1)))
 
+# %% ../../nbs/94_models.ipynb #video-net
 class Peaks(nn.Module):
     "(N, C, T, H, W) to (N, C): the largest value of each frame, averaged over the frames."
     def forward(self, x): return x.amax((3, 4)).mean(2)

@@ -8,6 +8,7 @@ __all__ = ['STYLE', 'SCRIPT', 'check_question', 'Quiz', 'quiz']
 # %% ../../nbs/89_quizzes.ipynb #10c20501
 import hashlib
 import html
+import re
 
 # %% ../../nbs/89_quizzes.ipynb #e0a0ddd4
 def check_question(
@@ -17,12 +18,14 @@ def check_question(
     "Raise unless a question has three or four different options, one of them right, and a reason for each."
     if not text.strip(): raise ValueError("text must not be empty")
     if len(options) not in (3, 4): raise ValueError(f"options must be 3 or 4, got {len(options)} to {text!r}")
-    if len({option for option, _, _ in options}) < len(options): raise ValueError(f"options must differ: {text!r}")
+    if len({option for option, _, _ in options}) < len(options):
+        raise ValueError(f"options must differ, got {[option for option, _, _ in options]} to {text!r}")
     for option, right, why in options:
-        if not (option.strip() and why.strip()): raise ValueError(f"why must not be empty: {option!r} to {text!r}")
+        if not option.strip(): raise ValueError(f"option must not be empty, got {option!r} to {text!r}")
+        if not why.strip(): raise ValueError(f"why must not be empty, got {why!r} for {option!r}")
         if right not in (True, False): raise ValueError(f"right must be true or false, got {right!r} for {option!r}")
-    if sum(bool(right) for _, right, _ in options) != 1:
-        raise ValueError(f"exactly one option must be right: {text!r}")
+    count = sum(bool(right) for _, right, _ in options)
+    if count != 1: raise ValueError(f"exactly one option must be right, got {count} to {text!r}")
 
 # %% ../../nbs/89_quizzes.ipynb #1b175dfb
 STYLE = """
@@ -42,7 +45,7 @@ STYLE = """
 """
 SCRIPT = """
 (() => {
-  const quiz = document.getElementById(ID);
+  const quiz = document.getElementById(__ID__);
   if (!quiz) return;
   const answers = quiz.querySelector("details");
   answers.open = answers.hidden = true;
@@ -62,7 +65,8 @@ class Quiz:
         *questions,  # (text, (option, right, why), ...) of each, as `check_question` wants them; raises ValueError
     ):
         for text, *options in questions: check_question(text, options)
-        if len({text for text, *_ in questions}) < len(questions): raise ValueError("no question may be asked twice")
+        twice = [text for k, (text, *_) in enumerate(questions) if text in [other for other, *_ in questions[:k]]]
+        if twice: raise ValueError(f"questions must differ, got twice {twice[0]!r}")
         if not questions: raise ValueError("questions must hold at least 1")
         self.questions = questions
         self.id = "gn-quiz-" + hashlib.sha256(repr(questions).encode()).hexdigest()[:10]     # its own on any page
@@ -78,12 +82,13 @@ class Quiz:
         fields = "".join(self._field(k, text, options) for k, (text, *options) in enumerate(self.questions, 1))
         answers = "".join(f"<li><b>{option}</b>: {why}</li>" for _, *options in self.questions
                           for option, right, why in options if right)
-        script = SCRIPT.replace("ID", f'"{self.id}"', 1)
+        script = SCRIPT.replace("__ID__", f'"{self.id}"')
         return (f'<div class="gn-quiz" id="{self.id}"><style>{STYLE}</style>{fields}'
                 f"<details><summary>The answers</summary><ol>{answers}</ol></details></div><script>{script}</script>")
 
     def __repr__(self):
-        return "\n".join(f"{k}. {html.unescape(text)}" for k, (text, *_) in enumerate(self.questions, 1))
+        def plain(text): return html.unescape(re.sub("<[^>]+>", "", text))
+        return "\n".join(f"{k}. {plain(text)}" for k, (text, *_) in enumerate(self.questions, 1))
 
 def quiz(*questions)->Quiz:
     "Questions, each (text, (option, right, why), ...), to be shown as the last value of a cell; raises ValueError."

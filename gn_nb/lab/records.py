@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'LAYOUTS', 'MODES', 'PEERS', 'FIELDS', 'GPU_DTYPES', 'GPU_MODES', 'GPU_PEERS', 'CACHES', 'GPU_FIELDS',
-           'MEAN_GOALS', 'ANY_LAYER', 'COPY_SHARE', 'EXTRA_MB', 'SLACK', 'VAE', 'VAE_SECONDS', 'FASTEST', 'LARGE',
-           'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST', 'WHOLE',
-           'rotation', 'take_turns', 'on_gpu', 'load_said', 'check_record', 'read', 'gpu_records', 'short',
-           'timed_rows', 'speedups', 'finding', 'mean_goals', 'single_goal', 'copy_goal', 'columns', 'peer_means',
-           'peer_goals', 'error_ratios', 'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios', 'ratio_goal',
-           'share_goals', 'family_goals', 'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table', 'goal_table',
-           'peer_table']
+           'MEAN_GOALS', 'ANY_LAYER', 'COPY_SHARE', 'EXTRA_MB', 'SLACK', 'JUDGED', 'VAE', 'VAE_SECONDS', 'FASTEST',
+           'LARGE', 'SHARE', 'MEAN_SHARE', 'BACKWARD_SHARE', 'UNET', 'RESNET', 'SILU_COST', 'LAST_COST', 'HOST',
+           'WHOLE', 'NUMBER', 'rotation', 'take_turns', 'on_gpu', 'load_said', 'check_record', 'read', 'gpu_records',
+           'short', 'timed_rows', 'speedups', 'finding', 'mean_goals', 'single_goal', 'copy_goal', 'columns',
+           'peer_means', 'peer_goals', 'error_ratios', 'error_goal', 'memory_goal', 'cpu_goals', 'gpu_ratios',
+           'ratio_goal', 'share_goals', 'family_goals', 'cost_goals', 'gpu_goals', 'goals', 'Link', 'Table',
+           'goal_table', 'peer_table']
 
 # %% ../../nbs/92_records.ipynb #c5a955c2
 import gc
@@ -32,12 +32,12 @@ def take_turns(
     calls:dict,         # name -> function without arguments; what it returns is dropped at once
     rounds:int=7,       # turns of each
     window:float=4e-3,  # seconds a turn should last: short calls are repeated
-    pause:float=8e-3,   # seconds between turns; idle threads of OpenMP spin for 7e-3 (GNU's, on an AMD EPYC of 2 cores)
+    pause:float=8e-3,   # seconds between turns; longer than idle OpenMP threads spin (7e-3 by GNU's, AMD EPYC)
 )->dict:                # name -> (calls in a turn, [seconds per call, one for each turn])
     "Time functions alternately, in one process, without the garbage collector."
     found, collecting = {}, gc.isenabled()
     for name, call in calls.items():
-        call(); once = min(_seconds(call, 1), _seconds(call, 1))
+        call(); once = min(_timed(call, 1), _timed(call, 1))
         found[name] = max(1, math.ceil(window/max(once, 1e-9))), []
     gc.disable()
     try:
@@ -45,12 +45,12 @@ def take_turns(
             repeats, times = found[name]
             time.sleep(pause)
             if repeats > 1: calls[name]()
-            times.append(_seconds(calls[name], repeats))
+            times.append(_timed(calls[name], repeats))
     finally:
         if collecting: gc.enable()
     return found
 
-def _seconds(call, repeats):
+def _timed(call, repeats):
     start = time.perf_counter()
     for _ in range(repeats): call()
     return (time.perf_counter() - start)/repeats
@@ -84,7 +84,7 @@ def load_said(
 )->str:
     "Whether a record was made on a machine with other work to do, by the load before the run."
     load = record["machine"]["load before"]
-    if load <= 1: return f"Made at a load of {load:g}: nothing else took a whole core."
+    if load < 1: return f"Made at a load of {load:g}: nothing else took a whole core."
     return f"Made at a load of {load:g}: other work took its share, or had just ended; read the times as rough."
 
 # %% ../../nbs/92_records.ipynb #f0767abd
@@ -177,16 +177,18 @@ def mean_goals(record, by=None):
         value = geometric_mean(found.values()) if found else None
         expected = _cells(record, dtype, layout)
         yield finding(f"{mode}, {dtype}, {layout or 'both layouts'}: times faster than torch eager", value, bound,
-                      len(found) == expected, note=f"{len(found)} of {expected} layers")
+                      len(found) == expected, note=f"{len(found)} of {expected} cases")
 
 # %% ../../nbs/92_records.ipynb #04cf20d4
+JUDGED = MODES[:3]    # torch eager has nothing to compare with "reuse"
+
 def single_goal(record, by=None):
     "The worst single layer in any mode, against torch eager."
-    found = {(mode, *where): ratio for mode in MODES[:3]
+    found = {(mode, *where): ratio for mode in JUDGED
              for where, ratio in speedups(record, "torch", mode, by=by).items()}
     worst = min(found, key=found.get, default=None)
     return finding("any layer, any mode: times faster than torch eager", found.get(worst), ANY_LAYER,
-                   len(found) == 3*_cells(record), note=", ".join(worst or ()))
+                   len(found) == len(JUDGED)*_cells(record), note=", ".join(worst or ()))
 
 def copy_goal(record, by=None):
     "How near the forward pass comes to `x.clone()`, on layers of 1 MB and more."
@@ -196,7 +198,7 @@ def copy_goal(record, by=None):
     expected = len(large)*len(LAYOUTS)
     value = geometric_mean(found) if found else None
     return finding("forward, float32, 1 MB and more: time of x.clone() over ours", value, COPY_SHARE,
-                   len(found) == expected, note=f"{len(found)} of {expected} layers")
+                   len(found) == expected, note=f"{len(found)} of {expected} cases")
 
 # %% ../../nbs/92_records.ipynb #58955aeb
 def columns(record)->list:
@@ -276,7 +278,7 @@ def ratio_goal(goal, found, wanted, bound, mean=False, at_most=False):
 # %% ../../nbs/92_records.ipynb #7e3e542c
 def _large(layer, dtype): return math.prod(layer["shape"])*GPU_DTYPES[dtype] >= LARGE and dtype != "float16"
 
-def _seconds_of(record, by=None, cache="cold"):
+def _our_times(record, by=None, cache="cold"):
     "(mode, layer, dtype, layout) -> our time."
     return {tuple(r[k] for k in ("mode", "layer", "dtype", "layout")): r[by or "median"] for r in record["rows"]
             if r["contestant"] == "gn_nb" and r["cache"] == cache}
@@ -285,7 +287,8 @@ def share_goals(record, by=None):
     "Against the copy, on large tensors."
     found, wanted = gpu_ratios(record, "limit", ("forward", "silu"), by, _large)
     yield ratio_goal("forward, 64 MB and more: share of the copy's bandwidth, worst", found, wanted, SHARE)
-    yield ratio_goal("the same, geometric mean", found, wanted, MEAN_SHARE, mean=True)
+    yield ratio_goal("forward, 64 MB and more: share of the copy's bandwidth, geometric mean", found, wanted,
+                     MEAN_SHARE, mean=True)
     yield ratio_goal("backward, 64 MB and more: share of the copy's bandwidth, worst",
                      *gpu_ratios(record, "limit", ("backward", "silu backward"), by, _large), BACKWARD_SHARE)
 
@@ -302,14 +305,14 @@ def family_goals(record, by=None):
 # %% ../../nbs/92_records.ipynb #58a95f7f
 def cost_goals(record, by=None):
     "What an activation and the other layout cost: on average, and at most on large tensors."
-    times = _seconds_of(record, by)
+    times = _our_times(record, by)
     large = {(layer["name"], d) for layer in record["layers"] for d in GPU_DTYPES if _large(layer, d)}
     def judge(name, pairs, bound):
         found = {a: times[a]/times[b] for a, b in pairs if a in times and b in times}
         big = {a: ratio for a, ratio in found.items() if a[1:3] in large}
         yield ratio_goal(f"time of {name}, geometric mean", found, len(pairs), bound, True, True)
-        yield ratio_goal("the same, worst of 64 MB and more", big, sum(a[1:3] in large for a, _ in pairs), bound,
-                         at_most=True)
+        yield ratio_goal(f"time of {name}, worst of 64 MB and more", big, sum(a[1:3] in large for a, _ in pairs),
+                         bound, at_most=True)
     cells = [(layer["name"], d) for layer in record["layers"] for d in GPU_DTYPES]
     yield from judge("SiLU over none", [((b, *cell, lay), (a, *cell, lay)) for a, b in zip(
         GPU_MODES[::2], GPU_MODES[1::2]) for cell in cells for lay in LAYOUTS], SILU_COST)
@@ -318,7 +321,7 @@ def cost_goals(record, by=None):
 
 def gpu_goals(record, by=None)->list:
     "Every goal of a card with what was found."
-    here, times = FASTEST in record["machine"]["gpu"], _seconds_of(record, by)
+    here, times = FASTEST in record["machine"]["gpu"], _our_times(record, by)
     vae = times.get(("silu", VAE, "bfloat16", "contiguous")) if here else None
     host = [r["host"] for r in record["rows"]
             if (r["contestant"], r["mode"], r["cache"]) == ("gn_nb", "forward", "cold")]
@@ -351,40 +354,52 @@ class Link(str):
 # what a narrow column does not break: [low, high], a ± b, a to b, a number with its sign
 WHOLE = re.compile(r"(\[[-+.,\d ]+\]|[-+]?\d[\d.]* (?:±|to) [-+]?\d[\d.]*|(?<!\S)[-+]\d[\d.]*)")
 
+NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?%?")
+
 class Table:
     "Rows under a head: aligned text in a terminal, a table on a page. Floats to three digits, None as a dash."
     def __init__(self,
-        head:list,    # of text
-        rows:list,    # of lists as long as head
+        head:list,       # of text
+        rows:list,       # of lists as long as head
+        caption:str="",  # text below it
     ):
         def text(v):
             if isinstance(v, Link): return v
             if not isinstance(v, float): return "–" if v is None else str(v)
             return f"{v:.0f}" if 1e3 <= abs(v) < 1e6 else f"{v:.3g}"
-        self.head, self.rows = [*head], [[text(v) for v in row] for row in rows]
+        self.head, self.rows, self.caption = [*head], [[text(v) for v in row] for row in rows], caption
         for row in self.rows:
             if len(row) != len(self.head): raise ValueError(f"rows must have {len(self.head)} values, got {row}")
 
+    def numbers(self)->list:
+        "Of each column, whether it holds numbers alone: these are aligned at the right."
+        return [any(v != "–" for v in column) and all(v == "–" or NUMBER.fullmatch(v) for v in column)
+                for column in zip(*self.rows)] or [False]*len(self.head)
+
     def __repr__(self):
         widths = [max(map(len, column)) for column in zip(self.head, *self.rows)]
+        put = [str.rjust if number else str.ljust for number in self.numbers()]
         lines = [self.head, ["-"*w for w in widths], *self.rows]
-        return "\n".join("  ".join(v.ljust(w) for v, w in zip(line, widths)).rstrip() for line in lines)
+        text = ["  ".join(f(v, w) for f, v, w in zip(put, line, widths)).rstrip() for line in lines]
+        return "\n".join([*text, *([self.caption] if self.caption else [])])
 
     def _repr_html_(self):
-        def cell(tag, v):
+        def cell(tag, v, number):
             text = "".join(f'<span style="white-space:nowrap">{part}</span>' if k % 2 else html.escape(part)
                            for k, part in enumerate(WHOLE.split(v)))
             if isinstance(v, Link): text = f'<a href="{html.escape(v.address)}">{text}</a>'
-            return f"<{tag}>{text}</{tag}>"
-        def line(tag, values): return f"<tr>{''.join(cell(tag, v) for v in values)}</tr>"
+            mark = ' class="number"' if number else ""
+            return f"<{tag}{mark}>{text}</{tag}>"
+        def line(tag, values): return f"<tr>{''.join(map(cell, [tag]*len(values), values, self.numbers()))}</tr>"
         body = "".join(line("td", row) for row in self.rows)
         return (f'<div style="overflow-x:auto"><table class="table"><thead>{line("th", self.head)}</thead>'
-                f"<tbody>{body}</tbody></table></div>")
+                f"<tbody>{body}</tbody></table></div>"
+                + (f'<p class="gn-note">{html.escape(self.caption)}</p>' if self.caption else ""))
 
 # %% ../../nbs/92_records.ipynb #be3f38fc
 def goal_table(record, by=None)->Table:
     "The goals with what was found, as a table."
-    return Table(["goal", "wanted", "found", "verdict", "where"],
+    return Table(["goal", "wanted", "found", "verdict", "cases, or where"],
                  [[f["goal"], f["wanted"], f["found"], f["verdict"], f["note"]] for f in goals(record, by)])
 
 def peer_table(record, by=None, cache=None)->Table:

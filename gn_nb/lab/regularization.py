@@ -139,8 +139,8 @@ def errors_of(*lists)->list:
 
 def each(records, beside, arm, judge)->tuple:
     "Word and reason: what `judge` says of an arm's error beside BN's, for each set of data and for both."
-    found = {title: change(of_arm(runs, arm), of_arm(runs, "bn"))
-             for title, runs in (("digits", records), ("photographs", beside))}
+    found = {title: change(of_arm(of_data, arm), of_arm(of_data, "bn"))
+             for title, of_data in (("digits", records), ("photographs", beside))}
     words = {title: judge(c) for title, c in found.items() if c}
     said = [f"{points(found[title])} on {title} ({word})" for title, word in words.items()]
     return together(words.values()), (f"beside BN's its test error is {' and '.join(said)}, margin 1" if said else

@@ -24,6 +24,7 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import connection, get_context
 from pathlib import Path
+from statistics import fmean
 
 import filelock
 import torch
@@ -275,7 +276,8 @@ def report(
             mean, low, high = interval(values)
             margin = f" ± {(high - low)/2:.2f}" if len(values) > 1 else ""
             cells.append(f"{mean:.2f}{margin}" if values else None)
+        seconds = [r["seconds"] for r in runs if "seconds" in r]
         rows.append([*(v for _, v in places), ended["done"], ended["diverged"] + ended["crashed"], *cells,
-                     sum(r.get("seconds", 0.) for r in runs)/len(runs)])
+                     fmean(seconds) if seconds else None])
     head = [p for p, _ in next(iter(groups), ())]
-    return Table([*head, "done", "failed", *(f"{part} error, % ({w})" for w in ways), "seconds"], rows)
+    return Table([*head, "done", "failed", *(f"{part}, % ({w})" for w in ways), "seconds"], rows)

@@ -168,9 +168,9 @@ def verdicts()->list:
         verdict("at a fixed memory longer clips do not help batch normalization: its smaller batch cancels what they "
                 "gain (our words)", "the paper, Table 8", lambda: judge_masked(ample, budget),
                 lambda: f"when {clips} become twice as long, BN with b = {AMPLE} gains "
-                        f"{said(ample)}, BN on a budget of {memory} frames {said(budget)}, GN {said(gn)}; the smaller "
-                        f"batch takes {said(ample, budget)}. As a ratio, BN's error on the budget goes from "
-                        f"{times(0):.1f} to {times(-1):.1f} times that with b = {AMPLE}"),
+                        f"{said(ample)}, BN on a budget of {memory} frames {said(budget)}, GN {said(gn)}; of the "
+                        f"gain the smaller batch takes {said(ample, budget)}. As a ratio, BN's error on the budget "
+                        f"goes from {times(0):.1f} to {times(-1):.1f} times that with b = {AMPLE}"),
         verdict("useful if you're training on very dense data (e.g. high res video)", "the first summary",
                 lambda: judge_dense([(longest("GN"), longest("BN")), (at_best("GN"), at_best("BN"))]),
                 lambda: f"GN minus BN is {said(longest('GN'), longest('BN'))} at T = {frames[-1]}, b = "

@@ -10,6 +10,7 @@ WRONG = {
         "def blind(case): return case.num_groups == 1",                    # forgets the empty arrays
         "def blind(case): return case.num_groups in (1, case.shape[1])",   # takes G = C for G = 1
         "def blind(case): return len(case.shape) == 2",
+        "def blind(case): return case.num_groups == 1 or math.prod(case.shape) == 0",      # forgets the equal values
     ],
     "check_directional": [
         "def directional(f, x, v, d, h): return np.sum(v*(f(x + h*d) - f(x)))/h",            # one-sided

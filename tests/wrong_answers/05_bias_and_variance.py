@@ -41,32 +41,45 @@ WRONG = {
             return 1 if A - B > np.var(means, ddof=1) else C''',
     ],
     "check_repaired_variance": [
-        "def repaired_variance(x): return x.var()",  # no repair
-        "def repaired_variance(x): return x.var(ddof=1)",  # Bessel over pixels
-        "def repaired_variance(x): return x.var() + x.mean(1).var()/len(x)",  # A is biased itself
-        "def repaired_variance(x): return x.var() + x.mean(1).var(ddof=1)",  # forgets b
-        "def repaired_variance(x): return x.var()*len(x)/(len(x) - 1)",  # Bessel over images
+        "def repaired_variance(means, variances): return variances.mean() + means.var()",  # no repair
+        "def repaired_variance(means, variances): return variances.mean()",  # inside the images alone
+        '''def repaired_variance(means, variances):
+            b = len(means)
+            return (variances.mean() + means.var())*b/(b - 1)''',  # Bessel over images, of all
+        '''def repaired_variance(means, variances):
+            return variances.mean() + means.var() + means.var()/len(means)''',  # A is biased itself
+        '''def repaired_variance(means, variances):
+            return variances.mean() + means.var() + means.var(ddof=1)''',  # forgets b
+        '''def repaired_variance(means, variances):
+            return variances.mean() + means.var(ddof=1)/len(means)''',  # the repair without what was there
     ],
     "check_fold": [
-        '''def fold(mean, var, num_groups):
+        '''def fold(mean, var, weight, bias, num_groups):
             mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
             D = mg.shape[1]
-            return np.sqrt(vg.mean(1)).repeat(D)/np.sqrt(var), -(mean - mg.mean(1).repeat(D))/np.sqrt(var)''',
-        '''def fold(mean, var, num_groups):
-            mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
-            D = mg.shape[1]
-            weight = np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)/np.sqrt(var)
-            return weight, (mean - mg.mean(1).repeat(D))/np.sqrt(var)''',
-        '''def fold(mean, var, num_groups):
-            mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
-            D = mg.shape[1]
-            return (vg.mean(1) + mg.var(1)).repeat(D)/var, -(mean - mg.mean(1).repeat(D))/var''',
-        '''def fold(mean, var, num_groups):
+            new_weight = weight*np.sqrt(vg.mean(1)).repeat(D)/np.sqrt(var)
+            return new_weight, bias - weight*(mean - mg.mean(1).repeat(D))/np.sqrt(var)''',  # forgets the spread
+        '''def fold(mean, var, weight, bias, num_groups):
             mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
             D = mg.shape[1]
             std = np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)
-            return std/np.sqrt(var), -(mean - mg.mean(1).repeat(D))/std''',  # bias by the group's std
-        '''def fold(mean, var, num_groups):
+            return weight*std/np.sqrt(var), bias + weight*(mean - mg.mean(1).repeat(D))/np.sqrt(var)''',  # sign
+        '''def fold(mean, var, weight, bias, num_groups):
+            mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
+            D = mg.shape[1]
+            var_g = (vg.mean(1) + mg.var(1)).repeat(D)
+            return weight*var_g/var, bias - weight*(mean - mg.mean(1).repeat(D))/var''',  # variances for deviations
+        '''def fold(mean, var, weight, bias, num_groups):
+            mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
+            D = mg.shape[1]
+            std = np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)
+            return weight*std/np.sqrt(var), bias - weight*(mean - mg.mean(1).repeat(D))/std''',  # bias by std of group
+        '''def fold(mean, var, weight, bias, num_groups):
+            mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
+            D = mg.shape[1]
+            std = np.sqrt(vg.mean(1) + mg.var(1)).repeat(D)
+            return weight*std/np.sqrt(var), bias - (mean - mg.mean(1).repeat(D))/np.sqrt(var)''',  # bias without weight
+        '''def fold(mean, var, weight, bias, num_groups):
             mg, vg = mean.reshape(num_groups, -1), var.reshape(num_groups, -1)
             return np.sqrt(vg.mean(1) + mg.var(1))/np.sqrt(vg.mean(1)), -mg.mean(1)/np.sqrt(vg.mean(1))''',  # per group
     ],

@@ -20,6 +20,28 @@ WRONG = {
         "def order_matters(parts): return bool(np.abs(parts).max() > 1)",
         "def order_matters(parts): return True",
     ],
+    "check_used": [
+        "def used(C, D, S, itemsize, g): return D/C",                                        # of the rows, not of lines
+        "def used(C, D, S, itemsize, g): return min(1, D*itemsize/64)",                      # one line, never an edge
+        "def used(C, D, S, itemsize, g): return min(1, D/16)",                               # float32 whatever it is
+        '''def used(C, D, S, itemsize, g):                          # rows that share a line count it twice
+    lines = sum(((s*C + (g + 1)*D)*itemsize - 1)//64 - (s*C + g*D)*itemsize//64 + 1 for s in range(S))
+    return S*D*itemsize/(64*lines)''',
+        '''def used(C, D, S, itemsize, g):                          # each row begins with a line
+    return D*itemsize/(64*(((g + 1)*D*itemsize - 1)//64 - g*D*itemsize//64 + 1))''',
+        '''def used(C, D, S, itemsize, g):                          # the first group whichever is asked
+    lines = {byte//64 for s in range(S) for byte in range(s*C*itemsize, (s*C + D)*itemsize)}
+    return S*D*itemsize/(64*len(lines))''',
+    ],
+    "check_batch": [
+        "def batch(tasks, elements, threads): return max(1, min(8, tasks//(4*threads)))",               # always 8
+        "def batch(tasks, elements, threads): return max(1, tasks//(4*threads))",                       # four for each
+        "def batch(tasks, elements, threads): return min(max(8, tasks*16384//elements), tasks//(4*threads))",    # 0
+        "def batch(tasks, elements, threads): return max(8, min(tasks*16384//elements, tasks//(4*threads)))",    # over
+        """def batch(tasks, elements, threads):                     # rounded up
+    return max(1, min(max(8, -(-tasks*16384//elements)), tasks//(4*threads)))""",
+        "def batch(tasks, elements, threads): return max(1, min(max(8, tasks*16384//elements), tasks//threads))",
+    ],
     "check_split": [
         "def split(mean): return np.float32(mean), np.float32(0)",                                    # forgets the rest
         "def split(mean): return np.float64(mean), np.float64(0)",                                    # not two float32

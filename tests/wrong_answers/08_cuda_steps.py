@@ -84,6 +84,14 @@ WRONG = {
     while groups*P <= 2*multiprocessors and M//(2*P) >= 4096: P *= 2
     return P''',
     ],
+    "check_share_if_twice": [
+        "def share_if_twice(seconds, nbytes, copy): return 2*nbytes/seconds/1e9/copy",              # bandwidth counts 2
+        "def share_if_twice(seconds, nbytes, copy): return 4*nbytes/seconds/1e9/copy",              # y read before
+        "def share_if_twice(seconds, nbytes, copy): return 3*nbytes/seconds/1e9",                   # bytes in a second
+        "def share_if_twice(seconds, nbytes, copy): return 3*nbytes/seconds/copy",                  # GB/s against B/s
+        "def share_if_twice(seconds, nbytes, copy): return copy*1e9*seconds/(3*nbytes)",            # the inverse
+        "def share_if_twice(seconds, nbytes, copy): return 1.5*nbytes/seconds/1e9/copy",            # half of it
+    ],
     "check_doubled": [
         "def doubled(x, y, n):                                           # no guard\n"
         "    i = cuda.grid(1)\n    y[i] = 2*x[i]",
