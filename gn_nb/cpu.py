@@ -398,8 +398,10 @@ def plain_nan(typingctx, p, v):
     return v(p, v), codegen
 
 # %% ../nbs/07_cpu.ipynb #0115da6b
-plainly = partial(njit, error_model="numpy")       # helpers of kernels: no fast-math flag, no exception
-inside = partial(plainly, forceinline=True)        # those of innermost loops, where a call costs more than the work
+# Helpers of kernels, which alone call them: no fast-math flag, no exception, no way in from Python or C; `inside` are those of
+# innermost loops, where a call costs more than the work
+plainly = partial(njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inside = partial(plainly, forceinline=True)
 
 @plainly()
 def part(p, address, i, count, rest):
@@ -615,7 +617,9 @@ def exactly(p, x, start, D, S, by_channel, by_pixel):
     for d in range(D):
         for i in range(S): s += element(p, x, start + d*by_channel + i*by_pixel) - one
     for d in range(D):
-        for i in range(S): m2 += (element(p, x, start + d*by_channel + i*by_pixel) - one - s/(D*S))**2
+        for i in range(S):
+            v = element(p, x, start + d*by_channel + i*by_pixel) - one - s/(D*S)
+            m2 += v*v
     return one + s/(D*S), m2
 
 @plainly()
