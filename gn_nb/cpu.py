@@ -398,8 +398,8 @@ def plain_nan(typingctx, p, v):
     return v(p, v), codegen
 
 # %% ../nbs/07_cpu.ipynb #0115da6b
-# Helpers of kernels, which alone call them: no fast-math flag, no exception, no way in from Python or C; `inside` are those of
-# innermost loops, where a call costs more than the work
+# Helpers of kernels, which alone call them: no fast-math flag, no exception, no way in from Python or C;
+# `inside` are those of innermost loops, where a call costs more than the work
 plainly = partial(njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 inside = partial(plainly, forceinline=True)
 
