@@ -408,9 +408,9 @@ def _check_out(out, input, others):
     if out.shape != input.shape or out.dtype != input.dtype:
         raise ValueError(f"out must have input's shape {tuple(input.shape)} and dtype {input.dtype}, got "
                          f"{tuple(out.shape)} and {out.dtype}")
+    if not torch.is_grad_enabled(): return
     given = zip(("out", "input", "weight", "bias", "scale", "shift"), (out, input, *others), strict=True)
-    needs = [name for name, t in given if t is not None and t.requires_grad]
-    if torch.is_grad_enabled() and needs:
+    if needs := [name for name, t in given if t is not None and t.requires_grad]:
         raise ValueError(f"out must not be given while {needs[0]} requires a gradient: the old values of out would be "
                          "lost")
 

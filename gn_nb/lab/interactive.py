@@ -640,11 +640,11 @@ def tradeoff(
                   ticks=ticks, shown=[b for b in BATCHES if b & (b - 1) == 0], colors=METHODS)
     first = Tradeoff(config, start)
     controls = row(slider("batch size b", "b"), slider("group size D", "D"),
-                   slider("heterogeneity τ²", "spread"))
+                   slider("spread τ² of channel means", "spread"))
     return Interactive(
         "tradeoff", TRADEOFF, config, controls, first.draw(), first.text(),
         "The batch errs by noise alone and gets better with every image; a group errs by noise and by bias, at any "
-        "batch size. Move the heterogeneity of the channels from 0 upwards and look at the ring, where the two meet: "
+        "batch size. Move the spread of the channel means from 0 upwards and look at the ring, where the two meet: "
         "a group is worth that many images, at most D and soon only one or two. Right, what each error is made of; "
         "below the bars, the variance that each method would find, as a multiple of the true σ².",
         "Left, errors against the batch size on logarithmic axes: the batch falls on a straight line, group and layer "
