@@ -7,17 +7,17 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', '
            'width', 'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'is_apart', 'to_apart', 'to_order', 'plainly',
            'inside', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH',
            'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'AHEAD',
-           'CHANNELS', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN', 'NEAR',
-           'SHORT', 'ODD', 'STREAM', 'NARROW', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES', 'THREADS', 'CALL',
-           'ORDER', 'STEPS', 'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block', 'Work', 'lanes',
-           'where_less', 'total', 'load', 'load_some', 'load_last', 'store_some', 'prefetch', 'put_element', 'element',
-           'wide', 'rounded', 'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some', 'end_of', 'put_some',
-           'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums', 'first', 'poor',
-           'held', 'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter', 'parameters',
-           'to_alignment', 'apply_run', 'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs', 'tables', 'table',
-           'fill', 'arrange', 'restore', 'row_shift', 'near_rows', 'fetch', 'sums_step', 'sums_column', 'row_sums',
-           'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step', 'apply_rows',
-           'forward_rows', 'run_sums', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients',
+           'CHANNELS', 'NARROW', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN',
+           'NEAR', 'SHORT', 'ODD', 'STREAM', 'SLIM', 'FOURS', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
+           'THREADS', 'CALL', 'ORDER', 'STEPS', 'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block',
+           'Work', 'lanes', 'where_less', 'total', 'load', 'load_some', 'load_last', 'store_some', 'prefetch',
+           'put_element', 'element', 'wide', 'rounded', 'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some',
+           'end_of', 'put_some', 'fit', 'power_of_two', 'exp2', 'exp', 'normal', 'sigmoid', 'activate', 'slope', 'sums',
+           'first', 'poor', 'held', 'exactly', 'settle', 'statistics', 'group_sums', 'finish', 'one_parameter',
+           'parameters', 'to_alignment', 'apply_run', 'apply', 'claim', 'whoami', 'task', 'work', 'forward_runs',
+           'tables', 'table', 'fill', 'arrange', 'restore', 'row_shift', 'near_rows', 'fetch', 'sums_column',
+           'row_sums', 'unit_sums', 'unit_totals', 'finish_rows', 'coefficients', 'apply_lanes', 'apply_step',
+           'apply_rows', 'forward_rows', 'run_sums', 'gradient_sums', 'gradient_run', 'channel_sums', 'group_gradients',
            'channel_gradient', 'backward_runs', 'put_parameter', 'parameter_gradients', 'dz_and_x', 'gradients_step',
            'gradients_column', 'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step',
            'gradient_rows', 'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat',
@@ -596,8 +596,10 @@ def sums(p, x, start, stop, shift):
 @plainly()
 def first(p, x, start, size):
     "A number near the mean of a run, in the type of a lane."
-    count, one = min(size, width(p)), element(p, x, start)
-    return rounded(p, one + total(load_some(p, x, start, count, one) - one)/count)
+    L, one, s = width(p), element(p, x, start), 0.
+    if size >= L: return rounded(p, one + total(load(p, x, start) - one)/L)
+    for i in range(1, size): s += element(p, x, start + i) - one
+    return rounded(p, one + s/size)
 
 # %% ../nbs/07_cpu.ipynb #80bd5fcd
 @plainly()
@@ -814,24 +816,17 @@ def row_shift(p, n, g):
     "A number near the mean of group g of sample n: from its channels in the first pixel."
     return first(p, p.x, n*p.S*p.C + g*p.D, p.D)
 
-AHEAD = 1 << 13              # bytes of narrow rows that are added column by column, while the next as many are fetched
+AHEAD = 1 << 13              # bytes of rows that are added column by column, while the next as many are fetched
 
 @plainly()
 def near_rows(p, arrays):
-    "How many narrow rows, of some arrays together, those are; a multiple of four."
+    "How many rows, of some arrays together, those are; a multiple of four."
     return max(4, AHEAD//(arrays*p.C*itemsize(p))//4*4)
 
 @inside()
 def fetch(p, address, at, count):
     "Ask for as many elements as four rows have in a column of lanes."
     for k in range(4): prefetch(p, address, at + k*count)
-
-@inside()
-def sums_step(p, x, at, i, count, shift, s, q):
-    "Add one column of lanes of one row to the tables of sums."
-    w = wide(p)
-    v = some(p, x, at, count, load(w, shift, i)) - load(w, shift, i)
-    store(w, s, i, load(w, s, i) + v); store(w, q, i, load(w, q, i) + v*v)
 
 @inside()
 def sums_column(p, x, C, at, i, count, rows, shift, s, q):
@@ -854,7 +849,7 @@ def sums_column(p, x, C, at, i, count, rows, shift, s, q):
 def row_sums(p, n, u, c0, count, around):
     "Add the sums of a tile of channels over one unit of rows to those of its groups, in partial."
     C, D, G, w, L, row, stop = p.C, p.D, p.G, wide(p), width(p), u*p.unit, min((u + 1)*p.unit, p.S)
-    shift, x, S, near = tables(p), p.x, p.S, near_rows(p, 1) if p.four else 1
+    shift, x, S, near = tables(p), p.x, p.S, near_rows(p, 1)
     s, q, at = table(w, shift, 1), table(w, shift, 2), (n*p.units + u)*G
     for g in range(c0//D, (c0 + count - 1)//D + 1):
         k = rounded(p, get(p.mean, n*G + g)) if around else row_shift(p, n, g)
@@ -865,17 +860,17 @@ def row_sums(p, n, u, c0, count, around):
         fill(w, s, 0, count, 0.); fill(w, q, 0, count, 0.)
         while row < end:
             i0, rows, full = (n*S + row)*C + c0, min(near, end - row), count//L*L
-            if near == 1:
-                for i in range(0, full, L): sums_step(p, x, i0 + i, i, L, shift, s, q)
-            else:
-                for i in range(0, full, L): sums_column(p, x, C, i0 + i, i, L, rows, shift, s, q)
+            for i in range(0, full, L): sums_column(p, x, C, i0 + i, i, L, rows, shift, s, q)
             if full < count: sums_column(p, x, C, i0 + full, full, count - full, rows, shift, s, q)
             row += rows
         restore(p, s, count); restore(p, q, count)
         for g in range(c0//D, (c0 + count - 1)//D + 1):
             a, b, last = 0., 0., min((g + 1)*D - c0, count)
-            for i in range(max(g*D - c0, 0), last, L):
-                a += total(some(w, s, i, last - i, 0.)); b += total(some(w, q, i, last - i, 0.))
+            if D < L:
+                for i in range(max(g*D - c0, 0), last): a += element(w, s, i); b += element(w, q, i)
+            else:
+                for i in range(max(g*D - c0, 0), last, L):
+                    a += total(some(w, s, i, last - i, 0.)); b += total(some(w, q, i, last - i, 0.))
             put(p.partial, 2*(at + g), get(p.partial, 2*(at + g)) + a)
             put(p.partial, 2*(at + g) + 1, get(p.partial, 2*(at + g) + 1) + b)
 
@@ -901,13 +896,14 @@ def finish_rows(p, n):
     M, G, again = p.D*p.S, p.G, False
     for g in range(G):
         s, q = unit_totals(p, n, g)
-        put(p.mean, n*G + g, row_shift(p, n, g) + s/M)
+        shift = row_shift(p, n, g)
+        put(p.mean, n*G + g, shift + s/M); put(p.rstd, n*G + g, shift)                # its place till it is known
         again = again or poor(s, q, M)
     if again:
         for u in range(p.units): unit_sums(p, n, u, True)
     for g in range(G):
         s, q = unit_totals(p, n, g)
-        shift = rounded(p, get(p.mean, n*G + g)) if again else row_shift(p, n, g)
+        shift = rounded(p, get(p.mean, n*G + g)) if again else get(p.rstd, n*G + g)
         if held(q, M, p.eps): settle(p, n*G + g, shift + s/M, q - s*(s/M))
         else:
             mean, m2 = exactly(p, p.x, n*p.S*p.C + g*p.D, p.D, p.S, 1, p.C)
@@ -1113,6 +1109,8 @@ def parameter_gradients(p, t):
         put_parameter(p, p.weight_grad, c, dw); put_parameter(p, p.bias_grad, c, db)
 
 # %% ../nbs/07_cpu.ipynb #5486b287
+NARROW = 1 << 8              # channels up to which sums of gradients stay in registers from row to row
+
 @inside()
 def dz_and_x(p, x, dy, at, count, hi, a, b):
     "dz and x - hi."
@@ -1155,20 +1153,27 @@ def fold_gradients(p, j, n, at, c0, count, h):
     for g in range(c0//D, (c0 + count - 1)//D + 1):
         _, lo, r = statistics(p, n*p.G + g)
         A, B, last, k = 0., 0., min((g + 1)*D, c0 + count), 2*(at + g)
-        for c in range(max(g*D, c0), last, L):
-            m = last - c
-            s = some(q, table(q, h, 3), c - c0, m, 0.)
-            t = (some(q, table(q, h, 4), c - c0, m, 0.) - s*lo)*r
-            add_to(p, p.dbias, j*C + c, s, min(L, m)); add_to(p, p.dweight, j*C + c, t, min(L, m))
-            w = parameters(p, p.weight, row + c, m, 1.)
-            A += total(w*s); B += total(w*t)
+        if D < L:
+            for c in range(max(g*D, c0), last):
+                s, w = element(q, table(q, h, 3), c - c0), one_parameter(p, p.weight, row + c, 1.)
+                t = (element(q, table(q, h, 4), c - c0) - s*lo)*r
+                put(p.dbias, j*C + c, get(p.dbias, j*C + c) + s); put(p.dweight, j*C + c, get(p.dweight, j*C + c) + t)
+                A += w*s; B += w*t
+        else:
+            for c in range(max(g*D, c0), last, L):
+                m = last - c
+                s = some(q, table(q, h, 3), c - c0, m, 0.)
+                t = (some(q, table(q, h, 4), c - c0, m, 0.) - s*lo)*r
+                add_to(p, p.dbias, j*C + c, s, min(L, m)); add_to(p, p.dweight, j*C + c, t, min(L, m))
+                w = parameters(p, p.weight, row + c, m, 1.)
+                A += total(w*s); B += total(w*t)
         put(p.partial, k, get(p.partial, k) + A); put(p.partial, k + 1, get(p.partial, k + 1) + B)
 
 @plainly()
 def unit_gradients(p, j, n, u):
     "Adds the sums of one unit of rows to block j of dweight and dbias, those of its groups to partial."
     C, q, L, at, stop = p.C, wide(p), width(p), (n*p.units + u)*p.G, min((u + 1)*p.unit, p.S)
-    h, x, dy, S, near = tables(p), p.x, p.dy, p.S, near_rows(p, 2) if p.four else 1
+    h, x, dy, S, near = tables(p), p.x, p.dy, p.S, near_rows(p, 2) if p.C <= NARROW else 1
     for i in range(2*at, 2*(at + p.G)): put(p.partial, i, 0.)
     for c0 in range(0, C, TILE):
         count, row = min(TILE, C - c0), u*p.unit
@@ -1530,7 +1535,8 @@ NEAR = 1 << 20                             # bytes of a sample that stay in a co
 SHORT = 1 << 4                             # elements of a channel that is not worth a loop of its own
 ODD = 40                                   # the same in backward, if they do not fill registers
 STREAM = 1 << 24                           # bytes of an output that would push everything else out of the cache
-NARROW = 1 << 8                            # bytes of a row up to which four are done at a time
+SLIM = 1 << 8                              # bytes of a row up to which always four at a time are written
+FOURS = dict(forward=8 << 20, backward=3 << 20)         # bytes of an array up to which any rows are
 FEW = 1 << 12                              # bytes of groups whose sums are taken before their results are written
 PARTS = 1 << 15                            # float64 numbers for the parts of dweight, and as many for dbias
 
@@ -1614,7 +1620,8 @@ def plan(
     if whole_groups: steps, partial = ((0, -(-N//samples)*-(-G//groups)),), 0
     long = S*SIZE[dtype] >= 1024 if not rows else C%Lanes("float64" if dtype == "float64" else "float32").count == 0
     fields = (N, C, G, D, S, C if per_sample else 0, unit, units, samples, blocks, groups,
-              int(long and N*size >= STREAM), int(narrow), int(rows and C*SIZE[dtype] <= NARROW),
+              int(long and N*size >= STREAM), int(narrow),
+              int(rows and (C*SIZE[dtype] <= SLIM or N*size <= FOURS[verb])),
               struct.unpack("q", struct.pack("d", eps))[0])
     if slots: steps = *steps, (4, -(-C//CHANNELS))
     phases = _phases(steps, threads, max(1, N*C*S))
