@@ -126,7 +126,8 @@ class TestKernel:
                     "a pool": [f.kernel for f in forms] == ["pool"] and first.form.cluster > 1,
                     "a block": first.form.team > card.warp and first.form.cluster == 1 and len(forms) == 1,
                     "slices": [f.kernel for f in forms] == ["moments", "merge", "apply"],
-                    "channels last": [f.kernel for f in forms] == ["row_moments", "merge_rows", "apply_rows"]}
+                    "channels last": [f.kernel for f in forms] == ["row_moments", "merge_rows", "apply_rows"],
+                    "a pool of rows": [f.kernel for f in forms] == ["pool_rows"] and first.form.cluster > 1}
         assert expected[tier]
         words = [step["words"] for step in self.told(tier)["steps"]]
         order = list(dict.fromkeys(re.match(r"Kernel (\w+), (\d+) blocks? of (\d+)", w).groups() for w in words))
@@ -155,7 +156,10 @@ class TestKernel:
         for box, g in enumerate(owner):
             unit, place = divmod(box, run)
             if form.kernel == "apply": unit = len(owner)//run - 1 - unit
-            if rows: expected = (shape[0] - 1 - box//sample)*form.threads + box % sample % form.threads
+            if form.kernel == "pool_rows":               # each block some rows, of all channels
+                block, place = divmod(box, sample//form.cluster)
+                expected = block*form.threads + place % form.threads
+            elif rows: expected = (shape[0] - 1 - box//sample)*form.threads + box % sample % form.threads
             else:
                 block, team = divmod(unit, form.threads//form.team)
                 expected = block*form.threads + team*form.team + place % form.team
@@ -183,6 +187,17 @@ def test_a_pool_is_filled_by_one_thread_of_each_block():
     k = np.sort(x.reshape(2, -1)[:, :3])[:, 1]                            # the middle one of a slice's first three
     sums = [(x - k.repeat(192)).reshape(2, -1, 8, 4)[b, :, t].sum() for b in range(2) for t in range(8)]
     assert [float(v.replace("−", "-")) for v in taken["values"]] == sums
+
+
+def test_a_pool_of_rows_adds_up_channels_and_then_groups():
+    told = FIGURES["kernel"].config["tiers"][[*interactive.TIERS].index("a pool of rows")]
+    x = interactive.example(1, 16, 16)[0]                                 # (C, S); two blocks with eight rows each
+    d = x - x[::8, :1].repeat(8, 0)                                       # k is a group's first element
+    own = [d[4*(t % 4), 8*b + t//4:8*b + 8:4].sum() for b in range(2) for t in range(16)]
+    columns = [d[t, 8*b:8*b + 8].sum() for b in range(2) for t in range(16)]
+    groups = [d[t//8*8:t//8*8 + 8, 8*b:8*b + 8].sum() for b in range(2) for t in range(16)]
+    shown = [[float(v.replace("−", "-")) for v in step["values"]] for step in told["steps"][1:6]]
+    assert [shown[0], shown[1], shown[-1]] == [own, columns, groups]
 
 
 @figure

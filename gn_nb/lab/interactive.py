@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'COMMON', 'FRAME', 'STYLE', 'EPS', 'DIVISORS', 'EXPLORER', 'TRADEOFF', 'BATCHES', 'METHODS', 'TOY', 'OLD',
-           'NEW', 'TIERS', 'STAGES', 'NUMERALS', 'KERNEL', 'fixed', 'hue', 'tag', 'letters', 'pills', 'row', 'slider',
-           'Interactive', 'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch', 'logged',
-           'aligned', 'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
+           'NEW', 'SLAB', 'TIERS', 'STAGES', 'NUMERALS', 'KERNEL', 'fixed', 'hue', 'tag', 'letters', 'pills', 'row',
+           'slider', 'Interactive', 'example', 'Explorer', 'explorer', 'errors', 'Tradeoff', 'tradeoff', 'watch',
+           'logged', 'aligned', 'performed', 'short', 'Story', 'story', 'KernelView', 'kernel_view']
 
 # %% ../../nbs/99_interactive.ipynb #90c10c80
 import contextlib
@@ -640,7 +640,7 @@ def tradeoff(
                   ticks=ticks, shown=[b for b in BATCHES if b & (b - 1) == 0], colors=METHODS)
     first = Tradeoff(config, start)
     controls = row(slider("batch size b", "b"), slider("group size D", "D"),
-                   slider("spread τ² of channel means", "spread"))
+                   slider("spread of means τ²", "spread"))
     return Interactive(
         "tradeoff", TRADEOFF, config, controls, first.draw(), first.text(),
         "The batch errs by noise alone and gets better with every image; a group errs by noise and by bias, at any "
@@ -654,7 +654,8 @@ def tradeoff(
 def watch(log):
     "The words of the simulated machine, each of which also writes into log: (kernel, block, thread) -> events."
     plain = {name: getattr(cuda, name) for name in ("vector", "put_vector", "single", "get_vector", "put", "exchange",
-                                                    "share", "share_with", "shared", "fetch", "take", "gathered")}
+                                                    "share", "share_with", "shared", "fetch", "bring", "take",
+                                                    "gathered")}
     def note(p, *event): log.setdefault((p.form.kernel, cuda.block(), cuda.thread()), []).append(event)
 
     def vector(p, address, i):
@@ -685,7 +686,7 @@ def watch(log):
         return other
 
     def share(p, i, v):
-        note(p, "share", None, np.size(v))
+        note(p, "share", None, np.size(v), np.ravel(v)[0])
         plain["share"](p, i, v)
 
     def share_with(p, rank, i, v):
@@ -701,6 +702,10 @@ def watch(log):
         note(p, "copy", p.x, (address - p.x)//p.size, int(count))
         plain["fetch"](p, stage, address, count)
 
+    def bring(p, stage, i, address, start):
+        note(p, "bring", address, int(start))
+        plain["bring"](p, stage, i, address, start)
+
     def take(p, stage, i, step, count):
         note(p, "take", None, [i + k*step for k in range(min(count, p.vectors))])
         return plain["take"](p, stage, i, step, count)
@@ -712,7 +717,8 @@ def watch(log):
         return hi, lo, m2
 
     mine = dict(vector=vector, put_vector=put_vector, single=single, get_vector=get_vector, put=put, exchange=exchange,
-                share=share, share_with=share_with, shared=shared, fetch=fetch, take=take, gathered=gathered)
+                share=share, share_with=share_with, shared=shared, fetch=fetch, bring=bring, take=take,
+                gathered=gathered)
     return plain, mine
 
 @contextlib.contextmanager
@@ -730,10 +736,12 @@ def logged():
 TOY = cuda.Card((9, 0), 2, 1 << 20, warp=8, threads=16, most=16)     # two multiprocessors, warps of 8
 OLD = cuda.Card((8, 0), 2, 1 << 20, warp=8, threads=8, most=8)       # no clusters, and half the registers
 NEW = OLD._replace(capability=(9, 0), shared=2*(6144 + 768))         # slices of 768 bytes in shared memory
+SLAB = TOY._replace(shared=3072, threads=8)                          # eight rows of sixteen channels
 TIERS = {   # tier -> (N, C, S), G, channels last?, card
     "a warp": ((2, 4, 16), 2, False, TOY), "a block": ((1, 8, 32), 2, False, TOY._replace(capability=(8, 0))),
     "a cluster": ((1, 8, 32), 1, False, TOY), "a pool": ((1, 8, 48), 1, False, NEW),
-    "slices": ((1, 8, 48), 1, False, OLD), "channels last": ((2, 8, 8), 2, True, TOY)}
+    "slices": ((1, 8, 48), 1, False, OLD), "channels last": ((2, 8, 8), 2, True, TOY),
+    "a pool of rows": ((1, 16, 16), 2, True, SLAB)}
 
 def aligned(shape, values=np.nan):
     "A float32 array that begins at a multiple of 16 bytes."
@@ -811,6 +819,14 @@ class Story:
             takes = [i for e in events if e[0] == "take" for i in e[2]]
             for i in takes[1:]: self.owner[start + i] = t              # the first of all is for k
 
+    def bring(self):
+        "A step for the copies that the threads of a pool of rows begin."
+        copies = {e[2]//4: t for t, events in enumerate(self.all) for e in events if e[0] == "bring"}
+        for box, t in copies.items(): self.owner[box] = t
+        self.say("load", f"Every thread begins to copy its {NUMERALS[len(copies)//len(self.all)]} vectors into the "
+                 "shared memory of its block, 16 bytes at a time. It needs no register for them, and what it has "
+                 "copied itself it may take from there without a barrier.", copies, {*copies.values()})
+
     def load(self):
         "A step for each vector of a thread."
         rounds, side = self.touched("load"), self.form.columns or self.form.warp
@@ -874,19 +890,46 @@ class Story:
             self.say("broadcast", f"Each block sends its sum to all {form.cluster} blocks of its cluster: every thread "
                      "has the sum of the group.")
 
+    def reduce_rows(self):
+        "The two sums of a pool of rows: over the rows for each channel, then over the channels of a group."
+        own = [[e for e in events if e[0] == "share"] for events in self.all]
+        at = [next(k for k, e in enumerate(events) if e[2] == 4) for events in own]      # what it has of its vectors
+        self.values = [events[k][3] for events, k in zip(own, at)]
+        self.say("reduce", "Every thread takes its vectors and adds up x − k for each of its four channels (shown: "
+                 "the first), and puts the four sums into shared memory.")
+        self.values = [events[k + 1][3] for events, k in zip(own, at)]
+        self.say("reduce", "After a barrier thread c adds up what there is for channel c of the block.")
+        sums = [[e for e in events if e[0] == "exchange"] for events in self.all]
+        stages = self.form.team.bit_length() - 1
+        for k in range(stages):
+            mask = sums[0][k][1]
+            self.values = [events[k][4][0] for events in sums]
+            self.say("reduce", f"A team has a group: a shuffle, in which thread t and thread t xor {mask} exchange "
+                     "their sums and add.", mask=mask)
+        self.values = [events[3*stages - 1][4][0] for events in sums]           # the third: of squares
+        self.say("reduce", "The mean of the rows of the block is known; the same again with the squared deviations "
+                 "from it.")
+
+    def tables(self):
+        "What the threads of a pool of rows fetch for their channels."
+        self.values = [[e for e in events if e[0] == "fetch" and e[2] == 4][-3][3][0] for events in self.all]
+        self.say("broadcast", "Every team works out the factor and the offset of each channel of its group and puts "
+                 "them into shared memory. After a barrier every thread fetches those of its four channels (shown: "
+                 "their mean).")
+
     def results(self, words, stage, kind, array):
         "A step for what is written to an array of moments, or read from it: the first number of each thread."
         found = [next((e[3] for e in events if e[:2] == (kind, array)), None) for events in self.all]
         self.values = [None if v is None else np.ravel(v)[0] for v in found]
         self.say(stage, words, lit=[t for t, v in enumerate(found) if v is not None])
 
-    def merge(self):
-        "A pool's exchange of the moments of slices, and what all threads have then."
+    def merge(self, part="slice"):
+        "A pool's exchange of the moments of its parts, and what all threads have then."
         mean, squares = zip(*(next(e[2:] for e in events if e[0] == "group") for events in self.all))
         self.values = squares
         self.say("broadcast", f"Each block tells all {self.form.cluster} blocks of its cluster the mean and the "
-                 "squared deviations of its slice. After a barrier all merge them, in the same order: each thread has "
-                 "the squared deviations of the group.")
+                 f"squared deviations of its {part}. After a barrier all merge them, in the same order: each thread "
+                 "has the squared deviations of the group.")
         self.values = mean
 
     def store(self):
@@ -907,8 +950,10 @@ def story(tier:str)->dict:
         kernel = launch.form.kernel
         one = Story(launch, log, 0 if kernel.startswith("merge") else N*C*S//4)
         if kernel == "pool": one.copy()
+        elif kernel == "pool_rows": one.bring()
         elif not kernel.startswith("merge"): one.load()
-        if not kernel.startswith("apply"): one.reduce()
+        if kernel == "pool_rows": one.reduce_rows()
+        elif not kernel.startswith("apply"): one.reduce()
         if kernel == "pool": one.merge()
         if kernel == "hold":
             M = C*S//num_groups                                   # every thread has read k, an element of its group
@@ -916,6 +961,9 @@ def story(tier:str)->dict:
         if kernel in ("hold", "pool"):
             one.say("broadcast", "Every thread works out mean and rstd of its group by itself, the same to the last "
                     "bit (shown: the mean).")
+        elif kernel == "pool_rows":
+            one.merge("rows")
+            one.tables()
         elif kernel.startswith("merge"):
             one.results("The first thread of every team writes mean and rstd of its group (shown: the mean).", "reduce",
                         "write", "mean")
@@ -927,7 +975,7 @@ def story(tier:str)->dict:
                         "read", "mean")
         else: one.results("The moments of every part go to memory, for other blocks to read (shown: the mean).",
                           "reduce", "write", "partial")
-        if kernel in ("hold", "pool") or kernel.startswith("apply"): one.store()
+        if kernel in ("hold", "pool", "pool_rows") or kernel.startswith("apply"): one.store()
         steps += one.steps
     return dict(N=N, C=C, S=S, G=num_groups, rows=rows, warp=card.warp, steps=steps,
                 across=C//4 if rows else C, down=S if rows else S//4)
