@@ -120,7 +120,8 @@ def test_a_missing_file_stops_a_sweep_and_is_not_recorded(tmp_path):
 
 def test_interrupting_a_sweep(tmp_path, started):
     (tmp_path/"many.json").write_text(json.dumps(lab.grid(SLOW, {"seed": range(30)})))
-    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet")
+    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet",
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))         # also below a nohup
     wait_for(lambda: recorded(tmp_path/"many.jsonl") >= 1)
     os.killpg(sweep.pid, signal.SIGINT)                                 # what Ctrl-C does: all processes are told
     out, err = sweep.communicate(timeout=180)
