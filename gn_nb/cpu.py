@@ -209,7 +209,7 @@ def _narrow(builder, dtype, v, apart=False):
     short = ir.VectorType(ir.IntType(16), n)
     if dtype == "float16": return builder.bitcast(builder.fptrunc(v, ir.VectorType(HALF, n)), short)
     if dtype != "bfloat16": return v
-    if ROUNDS_BFLOAT: return builder.bitcast(builder.fptrunc(v, ir.VectorType(_BFloat(), n)), short)
+    if ROUNDS_BFLOAT and not apart: return builder.bitcast(builder.fptrunc(v, ir.VectorType(_BFloat(), n)), short)
     bits = builder.bitcast(v, _int(n))
     tie = builder.and_(builder.lshr(bits, _same(16, n)), _same(1, n))
     bits = builder.add(builder.add(bits, _same(0x7fff, n)), tie)                 # to nearest, ties to even
@@ -1779,7 +1779,7 @@ def forward(
     *,
     scale:np.ndarray=None,    # (N, C): the normalized value is multiplied by 1 + scale, before the activation
     shift:np.ndarray=None,    # (N, C): added after `scale`
-    out:np.ndarray=None,      # where to write y, of the shape, dtype and layout of x; may be x itself
+    out:np.ndarray=None,      # where to write y, aligned, of the shape, dtype and layout of x; may be x itself
     threads:int=None,         # at most so many, at least 1; default `default_threads()`
 )->tuple:                     # y, shape, dtype and layout of x; mean (N, G), rstd (N, G), float64
     "Group normalization on the CPU; the arguments of `reference.forward` and more. Raises TypeError or ValueError."
@@ -1790,6 +1790,9 @@ def forward(
     if out is not None and (out.shape, out.dtype, out.strides) != (xs.shape, xs.dtype, xs.strides):
         raise ValueError(f"out must have shape {xs.shape}, dtype {xs.dtype} and strides {xs.strides}, got {out.shape}, "
                          f"{out.dtype} and {out.strides}")
+    if out is not None and not (out.flags.aligned and out.flags.writeable):
+        raise ValueError("out must be aligned and writeable, got an array that is "
+                         f"{'read-only' if out.flags.aligned else 'misaligned'}")
     y, (mean, rstd) = np.empty_like(xs) if out is None else out, np.empty((2, s.N, s.G))
     weight, bias = _affine(s, weight, bias, scale, shift, np.float64 if dtype == "float64" else np.float32)
     if not xs.size: mean[:], rstd[:] = 0, 1/np.sqrt(np.float64(eps)) if eps else np.inf

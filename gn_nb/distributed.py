@@ -35,6 +35,7 @@ def moments(
 )->tuple:              # count, mean, M2 (sum of squared deviations), each (N, G) float64; TypeError, ValueError
     "Count, mean and sum of squared deviations of every sample and group; differentiable."
     _check_tensor("x", x)
+    sizes(x.shape, num_groups, "x")
     xg = grouped(x.double(), num_groups)                                        # (N, G, D, S)
     if mask is None: counts, count = None, xg.new_full(xg.shape[:2], xg.shape[2]*xg.shape[3])
     else:
@@ -90,7 +91,11 @@ def apply(
     "Normalize x by given moments, scale and shift each channel, activate; differentiable, by the moments too."
     _check_tensor("x", x)
     count, mean, M2 = _check_moments("moments", moments)
-    s = sizes(x.shape, mean.shape[1])
+    if mean.device != x.device: raise ValueError(f"moments must be on the device of x, {x.device}, got {mean.device}")
+    if x.ndim > 1 and mean.shape[1] and x.shape[1] % mean.shape[1]:
+        raise ValueError(f"moments must have a number of groups that divides the channels of x ({x.shape[1]}), got "
+                         f"{mean.shape[1]}")
+    s = sizes(x.shape, mean.shape[1], "x")
     if len(mean) != s.N: raise ValueError(f"moments must have a row for each sample of x ({s.N}), got {len(mean)}")
     for name, v in (("weight", weight), ("bias", bias)):
         if v is not None: _check_tensor(name, v, x)

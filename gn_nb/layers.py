@@ -7,15 +7,18 @@ __all__ = ['GroupNorm']
 
 # %% ../nbs/11_module.ipynb #46d07b17
 import torch
+import torch.fx
 
 from .ops import check_activation, group_norm
 from .shapes import check_eps, check_groups
 
 # %% ../nbs/11_module.ipynb #34112f51
+torch.fx.wrap("group_norm")          # symbolic tracing takes the function as it is
+
 class GroupNorm(torch.nn.GroupNorm):
     "torch.nn.GroupNorm with an optional activation: (N, C, *) to the same; raises TypeError or ValueError."
 
-    __constants__ = [*torch.nn.GroupNorm.__constants__, "activation"]  # constant to TorchScript  # noqa: RUF012
+    __constants__ = [*torch.nn.GroupNorm.__constants__, "activation"]  # noqa: RUF012
 
     def __init__(self,
         num_groups:int,       # G, must divide num_channels
@@ -31,7 +34,9 @@ class GroupNorm(torch.nn.GroupNorm):
         check_groups(num_channels, num_groups)
         check_eps(eps)
         check_activation(activation)
-        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
+        if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating one, got {dtype}")
+        super().__init__(num_groups, num_channels, float(eps), affine, device, dtype)
         if not bias: self.bias = None
         self.activation = activation
 

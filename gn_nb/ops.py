@@ -23,6 +23,7 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import cpu
@@ -44,7 +45,7 @@ def plain(
     scale:Tensor=None,    # (N, C)
     shift:Tensor=None,    # (N, C)
 )->tuple:                 # y like input; mean and rstd (N, G), float64
-    "Group normalization in torch's own operations: any device, differentiable any number of times."
+    "Group normalization in torch's own operations: any device with float64, differentiable any number of times."
     wide = _wide(input.dtype)
     xg = grouped(input.to(wide), num_groups).flatten(2)                      # (N, G, M)
     M = max(xg.shape[2], 1)
@@ -65,7 +66,7 @@ DTYPE = {torch.float64: "float64", torch.float32: "float32", torch.float16: "flo
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def layout(input):
-    "The memory format of the result: that of the input where it is channels_last, else contiguous."
+    "The memory format of the result: that of the input where it is channels_last without gaps, else contiguous."
     last = LAST.get(input.dim())
     if last is None or input.is_contiguous() or not input.is_contiguous(memory_format=last):
         return torch.contiguous_format
@@ -83,7 +84,7 @@ def _folded(s, weight, bias, scale, shift, dtype):
     "weight and bias of each sample and channel, (N, C)."
     wide = _wide(dtype)
     weight, bias, scale, shift = (t if t is None else t.detach().to(wide) for t in (weight, bias, scale, shift))
-    one, zero = torch.ones((), dtype=wide), torch.zeros((), dtype=wide)
+    one, zero = torch.ones((), dtype=wide, device="cpu"), torch.zeros((), dtype=wide, device="cpu")
     w, b = one if weight is None else weight, zero if bias is None else bias
     if scale is not None: w, b = torch.addcmul(w, w, scale), b if bias is None else torch.addcmul(b, b, scale)
     if shift is not None: b = b + shift
@@ -118,10 +119,14 @@ def empty_like(
     return y
 
 # %% ../nbs/10_torch.ipynb #62ffea0a
+def _in_memory(t):
+    "A tensor whose values stand in memory: torch also has zeros and negatives that are only marked as such."
+    return torch.zeros_like(t) if t._is_zerotensor() else t.resolve_neg()
+
 def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a CPU tensor by the kernels, its statistics written to `stats` (2, N, G) float64."
     form = layout(input)
-    x = input.contiguous(memory_format=form)
+    x = _in_memory(input).contiguous(memory_format=form)
     y = empty_like(x) if out is None else out
     if not x.numel():
         stats[0], stats[1] = 0, eps**-0.5 if eps else math.inf
@@ -137,7 +142,7 @@ def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, ne
     """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64;
     `stats` are the addresses of mean and rstd."""
     form = layout(input)
-    x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
+    x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx, adaptive = empty_like(x) if need_dx else None, scale is not None or shift is not None
     if adaptive: w, b, narrow = *_folded(s, weight, bias, scale, shift, input.dtype), False
     else: w, b, narrow = _stored(weight, bias, input.dtype)
@@ -182,7 +187,7 @@ def executor(device):
 # %% ../nbs/10_torch.ipynb #a1a8d033
 def new_statistics(input, s):
     "Memory for the statistics: mean and rstd, (2, N, G) float64; on a card the mean in two parts and rstd, (3, N, G)."
-    if not for_card(input): return torch.empty((2, s.N, s.G), dtype=torch.float64)
+    if not for_card(input): return torch.empty((2, s.N, s.G), dtype=torch.float64, device="cpu")
     return input.new_empty((3, s.N, s.G), dtype=_wide(input.dtype))
 
 def mean_and_rstd(stats):
@@ -211,7 +216,7 @@ def _card_call(direction, arrays, s, weight, bias, activation, scale, shift, **m
 
 def card_forward(input, s, weight, bias, eps, activation, scale, shift, stats, out=None):
     "y of a tensor on a card, its statistics written to `stats`."
-    x = input.contiguous(memory_format=layout(input))
+    x = _in_memory(input).contiguous(memory_format=layout(input))
     y = torch.empty_like(x) if out is None else out
     if not x.numel():
         stats[0], stats[1], stats[2] = 0, 0, eps**-0.5 if eps else math.inf
@@ -224,7 +229,7 @@ def card_forward(input, s, weight, bias, eps, activation, scale, shift, stats, o
 def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx):
     "dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift)."
     form = layout(input)
-    x, dy = input.contiguous(memory_format=form), dy.contiguous(memory_format=form)
+    x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx = torch.empty_like(x) if need_dx else None
     new = stats.new_empty if x.numel() else stats.new_zeros                       # the kernels write all of them
     sums, each = new((2, s.C)), (None, None) if scale is None and shift is None else new((2, s.N, s.C))
@@ -250,7 +255,7 @@ forward_op, backward_op = torch.ops.gn_nb.forward.default, torch.ops.gn_nb.backw
 @torch.library.impl("gn_nb::forward", "cpu")
 def _(input, num_groups, weight, bias, eps, activation=None, scale=None, shift=None):
     s = sizes(input.shape, num_groups)
-    stats = torch.empty((2, s.N, s.G), dtype=torch.float64)
+    stats = torch.empty((2, s.N, s.G), dtype=torch.float64, device="cpu")
     y = cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats)
     return y, stats[0].clone(), stats[1].clone()
 
@@ -386,6 +391,7 @@ def _check_tensor(name, t, like=None):
 def check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)->Sizes:
     "Raise TypeError or ValueError, naming argument, rule and value, unless `group_norm` can take these."
     _check_tensor("input", input)
+    if input.dtype not in DTYPE: raise TypeError(f"input must be one of {', '.join(DTYPE.values())}, got {input.dtype}")
     s = sizes(input.shape, num_groups)
     if s.N*s.M == 1:        # torch's rule
         raise ValueError(f"input must have more than one value per group, got shape {tuple(input.shape)} with "
@@ -408,6 +414,8 @@ def _check_out(out, input, others):
     if out.shape != input.shape or out.dtype != input.dtype:
         raise ValueError(f"out must have input's shape {tuple(input.shape)} and dtype {input.dtype}, got "
                          f"{tuple(out.shape)} and {out.dtype}")
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("out must not be a tensor of inference mode outside of it")
     if not torch.is_grad_enabled(): return
     given = zip(("out", "input", "weight", "bias", "scale", "shift"), (out, input, *others), strict=True)
     if needs := [name for name, t in given if t is not None and t.requires_grad]:
@@ -475,21 +483,26 @@ class Known:
         if torch.is_grad_enabled() and (input.requires_grad or (weight is not None and weight.requires_grad)
                                         or (bias is not None and bias.requires_grad)):
             return _record(input, weight, bias, self)
-        return self.forward(input, weight, bias, out=out)
+        y = self.forward(input, weight, bias, out=out)
+        if out is not None: increment_version(out)
+        return y
 
-    def takes(self, out, input):
+    def takes(self, out, input, weight, bias):
         "May the kernels write the result of input right into this?"
-        return not torch.is_grad_enabled() and type(out) in PLAIN_TYPES and out.is_cpu and _holds(out, input)
+        return (not torch.is_grad_enabled() and type(out) in PLAIN_TYPES and out.is_cpu
+                and (torch.is_inference_mode_enabled() or not out.is_inference()) and _holds(out, input, weight, bias))
 
-    def fits(self, weight, bias):
-        "Are the parameters still what they were? Nobody notices an assignment to their .data."
+    def fits(self, dy, input, weight, bias):
+        """Are the saved tensors still what they were? Nobody notices an assignment to a parameter's .data, and a hook
+        may have brought the input back in another memory format."""
         kind = self.parameters
-        return ((weight is None or (weight.dtype is kind and weight.is_contiguous()))
+        return (input.is_contiguous(memory_format=self.form) and not dy._is_zerotensor()
+                and (weight is None or (weight.dtype is kind and weight.is_contiguous()))
                 and (bias is None or (bias.dtype is kind and bias.is_contiguous())))
 
     def prepare(self, input, s, activation, eps):
         self.kind = self.form, input.dtype, s, activation, False
-        self.statistics = torch.empty((), dtype=torch.float64).expand(2, s.N, s.G)
+        self.statistics = torch.empty((), dtype=torch.float64, device="cpu").expand(2, s.N, s.G)
         self.rstd = 8*s.N*s.G                                                              # where it is behind mean
         self.empty_like = empty_like if input.nbytes >= HUGE else torch.empty_like
         self.order = cpu.Order(_plan("forward", *self.kind, eps, self.parameters is input.dtype))
@@ -528,7 +541,10 @@ class KnownOnCard(Known):
         wide = _wide(self.dtype)
         self.statistics, self.rstd = input.new_empty((), dtype=wide).expand(3, s.N, s.G), 2*s.N*s.G*wide.itemsize
 
-    def takes(self, out, input): return False                              # it may begin anywhere
+    def takes(self, out, *given): return False                             # it may begin anywhere
+
+    def fits(self, dy, input, *parameters):
+        return super().fits(dy, input, *parameters) and input.data_ptr() % 16 == 0
 
     def execute(self, plan, *rest):
         index = self.device.index
@@ -567,7 +583,7 @@ class KnownGroupNorm(torch.autograd.Function):
     def backward(ctx, dy):
         input, weight, bias = ctx.saved_tensors
         known, needs = ctx.known, ctx.needs_input_grad
-        if torch.is_grad_enabled() or _watched(dy) or not known.fits(weight, bias):
+        if torch.is_grad_enabled() or _watched(dy) or not known.fits(dy, input, weight, bias):
             tensors = input, weight, bias, None, None
             return *eager_backward(dy, tensors, ctx.stats, *known.call, (*needs[:3], False, False))[:3], None
         return *known.backward(dy, input, weight, bias, ctx.stats, needs), None
@@ -579,7 +595,7 @@ def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if it is nothing but plain tensors whose memory the kernels can take, else None."
     if (is_dynamo_compiling() or type(input) not in PLAIN_TYPES or type(num_groups) is not int or type(eps) is not float
             or not (activation is None or type(activation) is str) or not _unseen()
-            or is_functorch_wrapped_tensor(input)): return None
+            or is_functorch_wrapped_tensor(input) or input._is_zerotensor()): return None
     dtype, cpu = input.dtype, input.is_cpu
     kind = getattr(bias if weight is None else weight, "dtype", None)
     for t in (weight, bias):
@@ -621,7 +637,7 @@ def decomposed(input, num_groups, weight, bias, eps, activation=None, scale=None
 
 # %% ../nbs/10_torch.ipynb #a2f96458
 def group_norm(
-    input:Tensor,         # (N, C, *spatial), any floating dtype, rank >= 2
+    input:Tensor,         # (N, C, *spatial), float16, bfloat16, float32 or float64, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
     weight:Tensor=None,   # (C,), any floating dtype, default 1
     bias:Tensor=None,     # (C,), any floating dtype, default 0
@@ -631,13 +647,13 @@ def group_norm(
     scale:Tensor=None,    # (N, C): the normalized value is multiplied by 1 + scale, before the activation
     shift:Tensor=None,    # (N, C): added after `scale`
     out:Tensor=None,      # where to write the result, may be input itself; without gradients only
-)->Tensor:                # shape, dtype and memory format of input; raises TypeError or ValueError on bad arguments
+)->Tensor:                # shape and dtype of input, channels_last if it is; raises TypeError or ValueError
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
     key = None
     if scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
         known = key and _known.get(key)
-        if known and (out is None or known.takes(out, input)): return known(input, weight, bias, out)
+        if known and (out is None or known.takes(out, input, weight, bias)): return known(input, weight, bias, out)
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
     if out is not None: _check_out(out, input, (weight, bias, scale, shift))
     straight = _straight(input, weight, bias, scale, shift)
@@ -645,11 +661,11 @@ def group_norm(
     if known and out is None: return known(input, weight, bias)
     return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight)
 
-def _holds(out, input):
-    "Is `out` like input in all but its values, and is it input itself or memory of its own?"
+def _holds(out, input, *others):
+    "Is `out` like input in all but its values, and is it input itself or memory that nothing else given has a part of?"
+    def apart(t): return t is None or out.untyped_storage().data_ptr() != t.untyped_storage().data_ptr()
     return (out.shape == input.shape and out.dtype is input.dtype and out.stride() == input.stride()
-            and (out.data_ptr() == input.data_ptr()
-                 or out.untyped_storage().data_ptr() != input.untyped_storage().data_ptr()))
+            and (out.data_ptr() == input.data_ptr() or apart(input)) and all(map(apart, others)))
 
 def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight):
     "The result, once the arguments are known to be good."
@@ -658,8 +674,10 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
         return EagerGroupNorm.apply(input, weight, bias, scale, shift, s, eps, activation)
     if straight:
         stats, forward = new_statistics(input, s), card_forward if for_card(input) else cpu_forward
-        there = out is not None and input.is_contiguous(memory_format=layout(input)) and _holds(out, input)
+        there = (out is not None and input.is_contiguous(memory_format=layout(input))
+                 and _holds(out, input, weight, bias, scale, shift))
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
+        if there: increment_version(out)
     else:
         compiling = is_compiling()
         args = input, s.G, weight, bias, eps, activation, scale, shift

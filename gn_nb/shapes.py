@@ -9,6 +9,7 @@ __all__ = ['Sizes', 'check_groups', 'sizes', 'grouped', 'per_channel', 'check_af
 # The letters of this book: N, C, G, D, S, M from a shape and a number of groups, and the views that follow from them.
 import math
 import operator
+from numbers import Real
 from typing import NamedTuple
 
 # %% ../nbs/01_batch_normalization.ipynb #4f9f1d00
@@ -38,9 +39,10 @@ def check_groups(
 def sizes(
     shape,           # of an input (N, C, *spatial), rank >= 2
     num_groups:int,  # G, must divide C
+    name="input",    # of the argument, for the error
 )->Sizes:            # raises TypeError or ValueError
     "The sizes of an input of this shape, normalized in `num_groups` groups."
-    if len(shape) < 2: raise ValueError(f"input must have shape (N, C, *), at least 2 dimensions, got {tuple(shape)}")
+    if len(shape) < 2: raise ValueError(f"{name} must have shape (N, C, *), at least 2 dimensions, got {tuple(shape)}")
     N, C, *spatial = shape
     check_groups(C, num_groups)
     G, S = operator.index(num_groups), math.prod(spatial)
@@ -78,5 +80,5 @@ def check_eps(
     eps:float,  # finite, at least 0
 ):              # raises TypeError or ValueError
     "Raise unless `eps` is a number that can be added to a variance."
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)): raise TypeError(f"eps must be a number, got {eps!r}")
+    if isinstance(eps, bool) or not isinstance(eps, Real): raise TypeError(f"eps must be a number, got {eps!r}")
     if not 0 <= eps < math.inf: raise ValueError(f"eps ({eps}) must be finite and at least 0")

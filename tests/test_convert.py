@@ -336,6 +336,28 @@ class TestBatchNorm:
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("base, convert", [(nn.GroupNorm, accelerate), (nn.BatchNorm2d, convert_batch_norm)])
+def test_what_subclasses_add(base, convert):
+    class Scaled(base):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.scale = 3.
+
+    class Renaming(base):
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            state_dict[prefix + "weight"] = state_dict.pop(prefix + "gamma")
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    sizes_ = (2, 4) if base is nn.GroupNorm else (4,)
+    model = nn.Sequential(Scaled(*sizes_), Renaming(*sizes_))
+    report = convert(model)
+    assert type(model[0]) is GroupNorm and model[0].scale == 3. and "scale" in report.rows[0].kept
+    assert type(model[1]) is Renaming
+    assert report.rows[1].kept == "its class has a method _load_from_state_dict of its own"
+    if base is nn.BatchNorm2d: assert not hasattr(model[0], "momentum")
+    assert "GroupNorm" == type(convert_batch_norm(nn.Sequential(nn.BatchNorm2d(4)), np.int64(2)).model[0]).__name__
+
+
 def test_long_reports_are_shortened_and_escaped():
     report = convert_batch_norm(nn.Sequential(*[nn.BatchNorm2d(8) for _ in range(100)]))
     lines = repr(report).splitlines()

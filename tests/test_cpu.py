@@ -78,6 +78,12 @@ def test_out_and_in_place(layout):
     assert cpu.forward(x, 4, out=x)[0] is x and np.array_equal(x, y)
     for bad in (out[:1], out.astype(np.float64), np.ascontiguousarray(out).transpose(0, 1, 3, 2)):
         must_raise(ValueError, "out must have shape", cpu.forward, x, 4, out=bad)
+    misaligned = np.ndarray(x.shape, x.dtype, np.zeros(x.nbytes + 1, np.uint8), 1, x.strides)
+    out[:], out.flags.writeable = 7, False
+    for bad, why in ((misaligned, "misaligned"), (out, "read-only")):
+        must_raise(ValueError, f"out must be aligned and writeable, got an array that is {why}", cpu.forward, x, 4,
+                   out=bad)
+    assert (misaligned == 0).all() and (out == 7).all()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -5,8 +5,10 @@ import io
 import itertools
 import pickle
 
+import numpy as np
 import pytest
 import torch
+import torch.fx
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -185,3 +187,17 @@ def test_the_module_calls_the_function():
     ours, _ = pair(num_groups=3, num_channels=6, eps=0.1)
     ours.activation = "gelu"
     assert torch.equal(ours(x), group_norm(x, 3, ours.weight, ours.bias, 0.1, "gelu"))
+
+
+def test_symbolic_tracing():
+    model = nn.Sequential(nn.Conv2d(6, 6, 1), GroupNorm(3, 6, activation="silu"))
+    traced = torch.fx.symbolic_trace(model)
+    assert_close(traced(x), model(x), 0)
+    assert_close(pickle.loads(pickle.dumps(traced))(x), model(x), 0)
+
+
+def test_numbers_of_numpy():
+    norm = GroupNorm(np.int64(3), np.int64(6), eps=np.float32(0.5))
+    assert type(norm.eps) is float
+    assert_close(norm(x), nn.GroupNorm(3, 6, eps=0.5)(x), 1e-6)
+    must_raise(TypeError, "dtype must be a floating one, got torch.complex64", GroupNorm, 2, 6, dtype=torch.complex64)

@@ -116,3 +116,9 @@ def test_a_name_of_a_module_has_one_value(path):
     names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     names += [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert [name for name in dict.fromkeys(names) if names.count(name) > 1 and name != "_"] == []
+
+
+def test_the_readme_says_what_is_required():
+    text = " ".join((root/"README.md").read_text(encoding="utf-8").split())
+    required = [r.replace(">=", " ") for r in settings()["requirements"].split()]
+    assert len(required) == 3 and all(r in text for r in (*required, f"Python {settings()['min_python']}"))

@@ -484,3 +484,67 @@ class TestPyTorchsOwnSamples:
             results = [(y := m(x), torch.autograd.grad(y.sin().sum(), (x, *m.parameters()))) for m in (ours, theirs)]
             assert_close(results[0][0], results[1][0], 1e-12)
             for a, b in zip(results[0][1], results[1][1], strict=True): assert_close(a, b, 1e-11)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, CL], ids=str)
+    def test_saved_tensors_that_come_back_in_another_memory_format(self, layout):
+        other = CL if layout is torch.contiguous_format else torch.contiguous_format
+        x, dy = (rand(2, 4, 5, 3, seed=k, dtype=torch.float32).contiguous(memory_format=layout) for k in (0, 1))
+        w, wanted = rand(4, seed=2, dtype=torch.float32).requires_grad_(), []
+        x.requires_grad_()
+        for norm in F.group_norm, group_norm, group_norm:                                # the last is a known call
+            def unpack(t): return t.clone(memory_format=other) if t.dim() == 4 else t
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack): y = norm(x, 2, w)
+            found = torch.autograd.grad(y, (x, w), dy)
+            wanted = wanted or found
+            for a, b in zip(found, wanted, strict=True): assert_close(a, b, 1e-5)
+
+    def test_a_result_written_by_a_kernel_counts_as_a_change(self):
+        for k in range(2):                                                               # at first, and once known
+            leaf = rand(2, 4, 3 + 0*k, dtype=torch.float32).requires_grad_()
+            x = leaf.exp()
+            with torch.no_grad(): group_norm(x, 2, out=x)
+            assert x._version == 1
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"): x.sum().backward()
+            with torch.inference_mode(): group_norm(x.detach(), 2, out=torch.empty(2, 4, 3))
+
+    @pytest.mark.parametrize("name", ["weight", "bias", "scale", "shift"])
+    def test_a_result_over_another_argument(self, name):
+        memory = rand(24, dtype=torch.float32)
+        part = memory[:4] if name in ("weight", "bias") else memory[:8].view(2, 4)
+        x = rand(2, 4, 3, seed=1, dtype=torch.float32)
+        wanted = composed(x, 2, **{name: part.clone()})
+        for _ in range(2):
+            values = memory.clone()
+            found = group_norm(x, 2, **{name: part}, out=memory.view(2, 4, 3))
+            assert found.data_ptr() == memory.data_ptr()
+            assert_close(found, wanted, 1e-5)
+            memory.copy_(values)
+
+    def test_a_result_in_a_tensor_of_inference_mode(self):
+        x = rand(2, 4, 3, dtype=torch.float32)
+        with torch.inference_mode():
+            out = torch.empty_like(x)
+            group_norm(x, 2, out=out); group_norm(x, 2, out=out)
+        for _ in range(2): must_raise(ValueError, "out must not be", group_norm, x, 2, out=out)
+
+    def test_another_default_device(self):
+        ops._known.clear()
+        x, scale = rand(2, 4, 3, dtype=torch.float32), rand(2, 4, seed=1, dtype=torch.float32)
+        wanted = composed(x, 2), composed(x, 2, scale=scale)
+        with torch.device("meta"):
+            assert_close(group_norm(x, 2), wanted[0], 1e-5)
+            assert_close(group_norm(x, 2, scale=scale), wanted[1], 1e-5)
+            assert_close(torch.ops.gn_nb.forward(x, 2, None, None, 1e-5)[0], wanted[0], 1e-5)
+        x.requires_grad_()
+        dx, = torch.autograd.grad(group_norm(x, 2), x, x.detach())
+        assert_close(dx, torch.autograd.grad(F.group_norm(x, 2), x, x.detach())[0], 1e-5)
+
+    def test_values_that_are_only_marked(self):
+        x = rand(2, 4, 3, dtype=torch.float32)
+        nothing = torch._efficientzerotensor((2, 4, 3))
+        for _ in range(2):
+            assert not group_norm(nothing, 2).any()
+            leaf = x.clone().requires_grad_()
+            assert not torch.autograd.grad(group_norm(leaf, 2), leaf, nothing)[0].any()

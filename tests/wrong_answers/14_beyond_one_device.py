@@ -7,6 +7,8 @@ WRONG = {
         '''def masked_norm(x, num_groups, mask):                     # statistics of the padding too
     x = torch.where(mask, x, 0)
     return torch.where(mask, apply(x, moments(x, num_groups)), 0)''',
+        '''def masked_norm(x, num_groups, mask):                     # 0 times NaN in the gradient of rstd
+    return torch.where(mask, apply(x, moments(x, num_groups, mask)), 0)''',
         '''def masked_norm(x, num_groups, mask):                     # the wrong way round
     return torch.where(mask, 0, apply(x, moments(x, num_groups, mask)))''',
     ],
