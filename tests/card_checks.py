@@ -395,6 +395,25 @@ def second_order(place):
     assert torch.autograd.gradgradcheck(norm, given, fast_mode=place.simulated)
 
 
+@check(layout=LAYOUTS)
+def brought_back(place, layout):
+    "Gradients where what was saved comes back in the other memory format, or at an address that is no multiple of 16."
+    other = LAYOUTS[layout == LAYOUTS[0]]
+    x, dy = (draw(place, (2, 8, 5, 7), seed=k, layout=layout) for k in (0, 1))
+    w, b = draw(place, (2, 8), seed=2)
+    def elsewhere(t):
+        moved = torch.empty_like(F.pad(t.flatten(), (1, 0)))[1:].as_strided(t.shape, t.stride())
+        return moved.copy_(t)
+    given = x, w, b
+    exact = with_gradients(lambda x, w, b: composed(x, 4, w, b), dy.double(), [t.double() for t in given])
+    for unpack in (lambda t: arranged(t, other).clone() if t.dim() == 4 else t), elsewhere:
+        def norm(x, w, b, unpack=unpack):
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack): return gn_nb.group_norm(x, 4, w, b)
+        for _ in range(2):                                                       # at first, and once known
+            for found, wanted in zip(with_gradients(norm, dy, given), exact, strict=True):
+                assert error(found, wanted) <= 2e-6
+
+
 @check()
 def operator(place):
     "torch's own checks of an operator: schema, fake tensors, autograd, ahead-of-time dispatch."

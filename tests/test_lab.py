@@ -120,8 +120,9 @@ def test_a_missing_file_stops_a_sweep_and_is_not_recorded(tmp_path):
 
 def test_interrupting_a_sweep(tmp_path, started):
     (tmp_path/"many.json").write_text(json.dumps(lab.grid(SLOW, {"seed": range(30)})))
-    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet",
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))         # also below a nohup
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)       # below a nohup it is ignored, also by heirs
+    sweep = started(*COMMAND, "sweep", tmp_path/"many.json", "--results", tmp_path, "--workers", 1, "--quiet")
+    signal.signal(signal.SIGINT, before)
     wait_for(lambda: recorded(tmp_path/"many.jsonl") >= 1)
     os.killpg(sweep.pid, signal.SIGINT)                                 # what Ctrl-C does: all processes are told
     out, err = sweep.communicate(timeout=180)
