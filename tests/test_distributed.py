@@ -144,8 +144,8 @@ def test_without_processes():
     must_raise(TypeError, "moments must be a tuple (count, mean, M2) of tensors", apply, random(2, 4), (8, mean, M2))
     must_raise(ValueError, "moments must be three tensors of one shape (N, G), got (2, 2), (2, 2), (2, 1)", apply,
                random(2, 4), (count, mean, M2[:, :1]))
-    must_raise(ValueError, "num_channels (3) must be divisible by num_groups (2)", apply, random(2, 3),
-               (count, mean, M2))
+    must_raise(ValueError, "moments must have a number of groups that divides the channels of x (3), got 2", apply,
+               random(2, 3), (count, mean, M2))
     must_raise(TypeError, "mask must be a torch.Tensor, got bool", moments, random(2, 4), 2, True)
     must_raise(ValueError, "mask must have as many dimensions as x, (2, 4), each of size 1 or x's, got (2, 3)", moments,
                random(2, 4), 2, torch.ones(2, 3, dtype=torch.bool))
