@@ -183,12 +183,10 @@ def take_over(
     new:nn.Module,  # the replacement, changed
     old:nn.Module,  # gives up its place
 ):
-    """Give a replacement mode, hooks, attributes and what was registered: the dictionaries of hooks themselves, so
-    handles work."""
+    "Give a replacement mode, hooks and what was registered: the dictionaries of hooks themselves, so handles work."
     lazy = [m for m in (old, new) if isinstance(m, nn.modules.lazy.LazyModuleMixin)]
     for m in lazy: m._load_hook.remove(); m._initialize_hook.remove()      # torch's own; the rest is the user's
     new.training = old.training
-    for name, value in own_attributes(old).items(): vars(new).setdefault(name, value)
     for registered in ("_parameters", "_buffers"):
         vars(new)[registered].update({k: v for k, v in vars(old)[registered].items() if k not in STATE})
     new._non_persistent_buffers_set.update(old._non_persistent_buffers_set - STATE)
@@ -209,6 +207,7 @@ def put(
     "Put every replacement in all the places of the old module: the last step of a conversion, which cannot fail."
     for old, module in new.items():
         take_over(module, old)
+        for name, value in own_attributes(old).items(): vars(module).setdefault(name, value)
         for parent, name, _ in where[old]:
             if parent is not None: parent._modules[name] = module
     for (parent, name), module in dict(slots).items():

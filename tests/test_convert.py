@@ -358,6 +358,14 @@ def test_what_subclasses_add(base, convert):
     assert "GroupNorm" == type(convert_batch_norm(nn.Sequential(nn.BatchNorm2d(4)), np.int64(2)).model[0]).__name__
 
 
+def test_what_an_activation_has_is_its_own():
+    model = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(inplace=True))
+    before = {*vars(model[1])}
+    accelerate(model)
+    to_torch(model)
+    assert type(model[1]) is nn.SiLU and {*vars(model[1])} == before
+
+
 def test_long_reports_are_shortened_and_escaped():
     report = convert_batch_norm(nn.Sequential(*[nn.BatchNorm2d(8) for _ in range(100)]))
     lines = repr(report).splitlines()
