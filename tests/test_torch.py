@@ -501,13 +501,13 @@ class TestMemory:
             for a, b in zip(found, wanted, strict=True): assert_close(a, b, 1e-5)
 
     def test_a_result_written_by_a_kernel_counts_as_a_change(self):
-        for k in range(2):                                                               # at first, and once known
-            leaf = rand(2, 4, 3 + 0*k, dtype=torch.float32).requires_grad_()
+        ops._known.clear()
+        for _ in range(2):                                                               # at first, and once known
+            leaf = rand(2, 4, 3, dtype=torch.float32).requires_grad_()
             x = leaf.exp()
             with torch.no_grad(): group_norm(x, 2, out=x)
             assert x._version == 1
             with pytest.raises(RuntimeError, match="modified by an inplace operation"): x.sum().backward()
-            with torch.inference_mode(): group_norm(x.detach(), 2, out=torch.empty(2, 4, 3))
 
     @pytest.mark.parametrize("name", ["weight", "bias", "scale", "shift"])
     def test_a_result_over_another_argument(self, name):
