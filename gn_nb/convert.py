@@ -177,7 +177,7 @@ ATTRIBUTES = {*vars(nn.SyncBatchNorm(1)), *vars(nn.GroupNorm(1, 1)), "activation
 
 def own_attributes(module):
     "What somebody else has set on a normalization."
-    return {k: v for k, v in vars(module).items() if k not in ATTRIBUTES and not k.startswith("_") and k != "forward"}
+    return {k: v for k, v in vars(module).items() if k not in ATTRIBUTES and not k.startswith("_")}
 
 def take_over(
     new:nn.Module,  # the replacement, changed

@@ -44,7 +44,7 @@ from typing import NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
@@ -1477,6 +1477,9 @@ def compiled(
     activation:str=None,  # None, "relu", "silu" or "gelu"
 ):                        # with the attribute `address`, a C function of the address of a block of FIELDS
     "The machine code of a kernel; one thread compiles, others wait."
+    if config.DISABLE_JIT:
+        raise RuntimeError("gn_nb on a CPU is code that numba compiles, which NUMBA_DISABLE_JIT forbids: unset it, "
+                           "or use torch.nn.functional.group_norm")
     with _lock: return _compile(kernel, dtype, activation)
 
 # %% ../nbs/07_cpu.ipynb #8f987037

@@ -18,8 +18,6 @@ torch.fx.wrap("group_norm")          # symbolic tracing takes the function as it
 class GroupNorm(torch.nn.GroupNorm):
     "torch.nn.GroupNorm with an optional activation: (N, C, *) to the same; raises TypeError or ValueError."
 
-    __constants__ = [*torch.nn.GroupNorm.__constants__, "activation"]  # noqa: RUF012
-
     def __init__(self,
         num_groups:int,       # G, must divide num_channels
         num_channels:int,     # C

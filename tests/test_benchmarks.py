@@ -195,6 +195,8 @@ class TestVerdicts:
         assert len(records.goal_table(record).rows) == len(records.goals(record)) == 15
         table = records.peer_table(record)
         assert len(table.rows) == 12 and table.rows[0] == ["forward", "float32", "contiguous", "6", "–", "–", "–", "–"]
+        counted = records.peer_table(record, counts=True)
+        assert counted.rows[0] == ["forward", "float32", "contiguous", "6 (2)", "–", "–", "–", "–"]
 
 
 @pytest.mark.quick

@@ -285,6 +285,18 @@ def test_the_doctor_needs_no_extra():
     assert 'pip install "gn_nb[lab]"' in found.stdout and 'pip install "gn_nb[cluster]"' in found.stdout
 
 
+@pytest.mark.parametrize("setting,status,said", [
+    ({}, 0, "group_norm on the CPU  works"), ({"NUMBA_DISABLE_JIT": "1"}, 1, "which NUMBA_DISABLE_JIT forbids")])
+def test_the_doctor_knows_of_machine_code(tmp_path, setting, status, said):
+    code = "import sys; from gn_nb.lab.cli import main; sys.exit(main(['doctor']))"
+    found = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT | {"NUMBA_CACHE_DIR": str(tmp_path)} | setting,
+                           capture_output=True, text=True, timeout=180)
+    files = len([*tmp_path.rglob("*.nbc")])
+    assert found.returncode == status and said in found.stdout, found.stdout
+    assert f"{files} files, " in found.stdout and f" MB, in {tmp_path}" in found.stdout
+    assert bool(files) == (not setting)
+
+
 def test_what_to_install_for_the_other_commands(monkeypatch, capsys, tmp_path):
     command = "sweep", "example", "--quiet", "--results", str(tmp_path), "--dask", "tcp://127.0.0.1:1"
     monkeypatch.setitem(sys.modules, "distributed", None)

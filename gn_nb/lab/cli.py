@@ -63,10 +63,20 @@ def doctor()->tuple:
     found = [["versions", versions()], ["cores", f"{os.cpu_count()}, {platform.machine()}"]]
     found += [["GPU", tried(gpu)], ["group_norm on the CPU", tried(agrees, "cpu")]]
     if not found[-2][1].startswith(("none", "FAILS")): found.append(["group_norm on the GPU", tried(agrees, "cuda")])
+    def kept():
+        from numba.core.caching import FunctionCache
+
+        from gn_nb import cpu
+        try: folder = Path(FunctionCache(cpu.drive).cache_path)
+        except RuntimeError: return "nowhere: each process compiles anew; NUMBA_CACHE_DIR can name a folder"
+        files = list(folder.glob("cpu.*.nbc"))
+        where = "beside the package" if folder.parent == Path(cpu.__file__).parent else f"in {folder}"
+        return f"{len(files)} files, {sum(f.stat().st_size for f in files)/1e6:.1f} MB, {where}"
     def compiler():
         import torch
         cuda = (torch.version.cuda or "").split(".")[0]
         return extra(f"cuda{cuda}", {"numba_cuda": "numba-cuda"}) if cuda else "none needed: this torch knows no GPU"
+    found.append(["machine code", tried(kept)])
     found += [["compiler for the GPU", tried(compiler)], ["ONNX", extra("onnx", ONNX)],
               ["laboratory", extra("lab", LAB)], ["cluster", extra("cluster", {"distributed": "distributed"})]]
     data = os.environ.get("GN_NB_DATA")

@@ -402,10 +402,13 @@ def goal_table(record, by=None)->Table:
     return Table(["goal", "wanted", "found", "verdict", "cases, or where"],
                  [[f["goal"], f["wanted"], f["found"], f["verdict"], f["note"]] for f in goals(record, by)])
 
-def peer_table(record, by=None, cache=None)->Table:
-    "Geometric means: how many times faster gn_nb is than each contestant, and how near it comes to a copy."
+def peer_table(record, by=None, cache=None, counts=False)->Table:
+    """Geometric means: how many times faster gn_nb is than each contestant, and how near it comes to a copy; with
+    `counts`, the number of layers of each in brackets."""
     peers = GPU_PEERS if on_gpu(record) else PEERS
     means = {who: peer_means(record, who, by, cache) for who in ("torch", *peers, "limit")}
     measured = [c for c in columns(record) if any(c in found for found in means.values())]
+    def cell(mean, layers): return f"{mean:.3g} ({layers})" if counts else mean
     return Table(["mode", "dtype", "layout", *means],
-                 [[*column, *(found.get(column, [None])[0] for found in means.values())] for column in measured])
+                 [[*column, *(cell(*found[column]) if column in found else None for found in means.values())]
+                  for column in measured])
