@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AFFINES', 'SOURCE', 'RAW', 'ENTRANCES', 'WAYS', 'PLAIN', 'RATES', 'THUMBNAILS', 'SWEEPS', 'PERCENTILES', 'CHAPTER',
-           'exponent', 'left_over', 'noisy', 'affine', 'of_affine', 'tinted_source', 'entrance', 'of_entrance',
-           'vgg_runs', 'vgg', 'vgg_cifar', 'vgg_gpu', 'of_vgg', 'watch', 'points', 'change', 'scale_verdict',
-           'affine_verdict', 'entrance_verdict', 'useless', 'vgg_verdict', 'verdicts']
+           'exponent', 'left_over', 'noisy', 'affine', 'of_affine', 'tinted_source', 'entering', 'entrance',
+           'entrance_longer', 'of_entrance', 'vgg_runs', 'vgg', 'vgg_cifar', 'vgg_gpu', 'of_vgg', 'watch', 'points',
+           'change', 'scale_verdict', 'affine_verdict', 'entrance_verdict', 'useless', 'vgg_verdict', 'verdicts']
 
 # %% ../../nbs/24_entrance_and_affine.ipynb #acddd4ec
 import math
@@ -93,19 +93,27 @@ ENTRANCES = dict(none=None, gcd={"name": "gn", "num_groups": 32, "fallback": "gc
                  divisor={"name": "gn", "num_groups": 32, "fallback": "divisor"})
 
 # %% ../../nbs/24_entrance_and_affine.ipynb #443b8632
+def entering(seed, channels, target, epochs, lr)->list:
+    "One run for each way to enter."
+    data = {"name": SOURCE, "channels": channels, "target": target, "train": 500, "split": seed}
+    base = {"data": data, "model": "plain", "norm": {"name": "gn", "num_groups": 4}, "seed": seed,
+            "train": {"epochs": epochs, "batch_size": 32, "lr": lr}}
+    return [*(base | {"entrance": spec} for spec in list(ENTRANCES.values())[:3 if channels > 1 else 2]),
+            base | {"data": data | RAW}]
+
 def entrance():
     "A normalization of the images themselves, for labels that are in their brightness and labels that are not."
     out = []
     for seed in range(10):
         for channels, targets in ((3, ("digit", "brightness", "cast")), (1, ("digit", "brightness"))):
             for target in targets:
-                data = {"name": SOURCE, "channels": channels, "target": target, "train": 500, "split": seed}
-                base = {"data": data, "model": "plain", "norm": {"name": "gn", "num_groups": 4}, "seed": seed,
-                        "train": {"epochs": 8, "batch_size": 32, "lr": .1}}
-                out += [base | {"entrance": spec} for spec in list(ENTRANCES.values())[:3 if channels > 1 else 2]]
-                out.append(base | {"data": data | RAW})
-                if target == "brightness": out.append(base | {"norm": {"name": "in"}})
+                runs = entering(seed, channels, target, epochs=8, lr=.1)
+                out += runs + [runs[0] | {"norm": {"name": "in"}}]*(target == "brightness")
     return out
+
+def entrance_longer():
+    "The digits in three channels five times as long, with three learning rates."
+    return [c for seed in range(10) for lr in (.03, .1, .3) for c in entering(seed, 3, "digit", epochs=40, lr=lr)]
 
 WAYS = {"bytes": {"data.standardize": False}, "constants": {"data.standardize": None, "entrance.name": None},
         "one group": {"entrance.fallback": "gcd"}, "a group a channel": {"entrance.fallback": "divisor"},
@@ -144,7 +152,8 @@ def vgg_gpu():
             "train": {"epochs": 30, "batch_size": 128, "augmented": True, "warmup": .05}}
     return vgg_runs(base, range(5), [.02, .05, .1], [.003, .01, .03])
 
-SWEEPS = {"affine": affine, "entrance": entrance, "vgg": vgg, "vgg-cifar": vgg_cifar, "vgg-cifar-gpu": vgg_gpu}
+SWEEPS = {"affine": affine, "entrance": entrance, "entrance-longer": entrance_longer, "vgg": vgg,
+          "vgg-cifar": vgg_cifar, "vgg-cifar-gpu": vgg_gpu}
 
 def of_vgg(records, method, lr=None)->list:
     "The runs of one method of PLAIN, at the learning rate that is best for it on val, or at `lr`."

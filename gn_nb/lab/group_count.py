@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RESNET50', 'COUNTS', 'SIZES', 'OFFSETS', 'PROBE', 'BASE', 'LN', 'IN', 'GN4', 'WS', 'BN', 'TABLE', 'MARGIN', 'SEEDS',
            'GPU_TABLE', 'SWEEPS', 'INNER', 'MATCHED', 'channels_per_group', 'seeded', 'rates', 'with_rate', 'groups_lr',
-           'groups', 'offsets', 'groups_cifar', 'groups_gpu_lr', 'groups_gpu', 'statistics', 'image_moments',
-           'layer_numbers', 'of', 'averaged', 'against', 'said', 'works_well', 'scaling', 'share_left', 'bias_effect',
-           'best_sizes', 'worth', 'by_layer', 'inside', 'met', 'crossing', 'balance', 'verdicts']
+           'groups', 'offsets', 'offsets_lr', 'groups_cifar', 'groups_gpu_lr', 'groups_gpu', 'statistics',
+           'image_moments', 'layer_numbers', 'of', 'averaged', 'against', 'said', 'works_well', 'scaling', 'share_left',
+           'bias_effect', 'best_sizes', 'worth', 'by_layer', 'inside', 'met', 'crossing', 'balance', 'verdicts']
 
 # %% ../../nbs/22_how_many_groups.ipynb #df173acb
 import json
@@ -79,6 +79,11 @@ def offsets():
     return seeded([*(at(n, tau) for tau in OFFSETS for n in (LN, GN4)), at(IN, 2.), ws(LN, 0), ws(LN, 2.), ws(GN4, 2.)],
                   range(SEEDS))
 
+def offsets_lr():
+    "Layer normalization and four groups, without offsets and with the largest, each at three learning rates."
+    norms = [n | more for more in ({}, {"offset": OFFSETS[-1]}) for n in (LN, GN4)]
+    return seeded(grid(BASE, {"norm": norms, "train.lr": [.1, .3, .9]}), range(SEEDS))
+
 def groups_cifar(rate=.1):
     "Four points of Table 3 and batch normalization on 3,000 photographs, one learning rate for all, five seeds."
     base = {"data": {"name": "cifar10", "train": 3000, "val": 500, "test": 2000}, "probe": PROBE,
@@ -99,8 +104,8 @@ def groups_gpu():
     base, chosen = groups_gpu_lr(epochs=30)[0] | {"probe": PROBE}, rates("groups-gpu-lr")
     return seeded([with_rate(base | {"norm": n}, chosen) for n in (*GPU_TABLE, BN, WS)], range(5))
 
-SWEEPS = {"groups-lr": groups_lr, "groups": groups, "offsets": offsets, "groups-cifar": groups_cifar,
-          "groups-gpu-lr": groups_gpu_lr, "groups-gpu": groups_gpu}
+SWEEPS = {"groups-lr": groups_lr, "groups": groups, "offsets": offsets, "offsets-lr": offsets_lr,
+          "groups-cifar": groups_cifar, "groups-gpu-lr": groups_gpu_lr, "groups-gpu": groups_gpu}
 
 # %% ../../nbs/22_how_many_groups.ipynb #ae202502
 def statistics(net, data, config)->list:
