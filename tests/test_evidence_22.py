@@ -46,8 +46,8 @@ def table(inner, layer_norm, instance, fixed=0.):
 
 
 def test_sweeps():
-    sizes = {"groups-lr": 60, "groups": 12*chapter.SEEDS, "offsets": 10*chapter.SEEDS, "groups-cifar": 25,
-             "groups-gpu-lr": 84}
+    sizes = {"groups-lr": 60, "groups": 12*chapter.SEEDS, "offsets": 10*chapter.SEEDS,
+             "offsets-lr": 12*chapter.SEEDS, "groups-cifar": 25, "groups-gpu-lr": 84}
     for name, size in sizes.items():
         configs = chapter.SWEEPS[name]()
         assert sweeps()[name] is chapter.SWEEPS[name]
@@ -124,14 +124,29 @@ def test_scaling_is_open_where_seeds_differ_too_much():
     assert chapter.scaling(records)[0] == "open"
 
 
+def offsets(ln, gn, lr=.1, val=50.):
+    "Records of LN and four groups, both at 5 without offsets."
+    def at(norm, error, seed):
+        out = made(norm, around(error, seed=seed), train=chapter.BASE["train"] | {"lr": lr})
+        for r in out: r["final"]["running"]["val"]["error"] = val/100
+        return out
+    return [r for k, (norm, more) in enumerate(((chapter.LN, ln), (chapter.GN4, gn)))
+            for r in at(norm, 5, 21 + k) + at(norm | {"offset": 2.}, more, 23 + k)]
+
+
 @pytest.mark.parametrize("ln, gn, word", [(15, 5, "holds"), (15, 15, "holds in part"), (5, 5, "holds in part")])
 def test_bias_effect(ln, gn, word):
     records = table(5, 5, 5) + made(chapter.BN, around(5, seed=20))
-    offsets = made(chapter.LN | {"offset": 2.}, around(ln, seed=21)) + made(chapter.GN4 | {"offset": 2.},
-                                                                           around(gn, seed=22))
-    found, because = chapter.bias_effect(records, offsets)
+    found, because = chapter.bias_effect(records, offsets(ln, gn))
     assert found == word and "keep 75 per cent" in because and "(75 to 75)" in because
     assert chapter.bias_effect(records, [])[0] == "open"
+
+
+@pytest.mark.parametrize("val, word", [(40., "holds"), (60., "holds in part")])
+def test_bias_effect_at_the_best_rates(val, word):
+    "Two rates tell opposite things: the one that is better on val decides."
+    records = table(5, 5, 5) + made(chapter.BN, around(5, seed=20))
+    assert chapter.bias_effect(records, offsets(15, 15) + offsets(15, 5, .3, val))[0] == word
 
 
 @pytest.mark.parametrize("bn, gn, word", [(HOLLOW, RISING, "holds"), (RISING, HOLLOW, "holds in part"),
@@ -201,7 +216,7 @@ def shifted(r, points):
     (0, "groups", harder(20, chapter.TABLE[5]), "does not hold here"),
     (1, "groups", harder(20, *chapter.INNER[0]), "holds"),
     (1, "groups", harder(20, *chapter.INNER[1]), "does not hold here"),
-    (3, "offsets", harder(60, chapter.GN4 | {"offset": 2.}), "holds in part"),
+    (3, "offsets-lr", harder(60, chapter.GN4 | {"offset": 2.}), "holds in part"),
     (4, "groups", lambda r: r | {"probe": [HOLLOW]*3}, "holds"),
     (5, "batch-size", harder(20, *(chapter.BN | {"ghost": b} for b in (2, 4, 16))), "does not hold here")])
 def test_a_changed_record_changes_its_verdict(monkeypatch, k, sweep, change, word):

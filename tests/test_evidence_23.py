@@ -19,7 +19,7 @@ from gn_nb.testing import assert_close, must_raise
 
 pytestmark = pytest.mark.quick
 OWN = "gn_nb.lab.grouping:Regrouped"
-WORDS = ["open", "holds in part", "open", "does not hold here"]     # what the records say
+WORDS = ["holds", "open", "holds in part", "open", "does not hold here"]     # what the records say
 
 
 @pytest.fixture(autouse=True)
@@ -271,6 +271,15 @@ def test_verdicts_from_the_records():
     assert [v.word for v in found] == WORDS
 
 
+def test_who_is_normalized_together():
+    assert chapter.mixed_with(torch.nn.GroupNorm(2, 4), 4) == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert chapter.mixed_with(torch.nn.Identity(), 2) == [[0], [1]]
+    assert chapter.no_clustering()[0] == "holds"
+    apart = chapter.Regrouped(4, 12, partition="interleaved")
+    assert chapter.no_clustering(apart)[0] == "does not hold here"
+    assert chapter.no_clustering(torch.nn.GroupNorm(2, 12))[0] == "does not hold here"
+
+
 def harder(points, tied, **norm):
     "A change of records: so many points more where the normalization says so."
     def change(r):
@@ -287,10 +296,10 @@ def instead(what, of):
 
 
 @pytest.mark.parametrize("k, sweep, change, word", [
-    (0, "partitions", harder(10, False, partition="random"), "does not hold here"),
-    (1, "partitions", harder(-4, False, deal_by="moments"), "holds"),
-    (2, "partitions", harder(10, False, partition="interleaved"), "does not hold here"),
-    (3, "grouping", instead("population", "error"), "holds")])
+    (1, "partitions", harder(10, False, partition="random"), "does not hold here"),
+    (2, "partitions", harder(-4, False, deal_by="moments"), "holds"),
+    (3, "partitions", harder(10, False, partition="interleaved"), "does not hold here"),
+    (4, "grouping", instead("population", "error"), "holds")])
 def test_a_changed_record_changes_its_verdict(monkeypatch, k, sweep, change, word):
     recorded = chapter.recorded
     monkeypatch.setattr(chapter, "recorded", lambda name: [change(r) if name == sweep else r for r in recorded(name)])

@@ -14,7 +14,7 @@ from gn_nb.layers import GroupNorm
 from gn_nb.testing import assert_close
 
 pytestmark = pytest.mark.quick
-SIZES = {"affine": 150, "entrance": 200, "vgg": 300, "vgg-cifar": 30, "vgg-cifar-gpu": 90}
+SIZES = {"affine": 150, "entrance": 200, "entrance-longer": 120, "vgg": 300, "vgg-cifar": 30, "vgg-cifar-gpu": 90}
 
 
 def made(configs, error):
@@ -131,21 +131,23 @@ def test_scale_and_affine_verdicts():
     assert lab.affine_verdict(failing).because.count("3 of 10 seeds having learned nothing") == 2
 
 
-def entrance_errors(brightness, digit, seen=2.):
+def entrance_errors(brightness, digit, seen=2., configs=lab.entrance):
     "Test error by target and by whether each image is normalized at the entrance."
     def error(c):
         inside = bool(c.get("entrance"))
         return {"brightness": brightness if inside else seen, "digit": digit if inside else 20.,
                 "cast": 50.}[c["data"]["target"]]
-    return made(lab.entrance(), error)
+    return made(configs(), error)
 
 
 @pytest.mark.parametrize("brightness,digit,seen,word", [
     (50., 10., 2., "holds in part"), (50., 25., 2., "holds"), (3., 10., 2., "does not hold here"),
     (3., 25., 2., "open"), (50., 25., 30., "open"), (35., 25., 2., "open")])
 def test_entrance_verdict(brightness, digit, seen, word):
-    v = check_verdict(lab.entrance_verdict(entrance_errors(brightness, digit, seen)))
-    assert v.word == word
+    longer = entrance_errors(None, digit, configs=lab.entrance_longer)
+    v = check_verdict(lab.entrance_verdict(entrance_errors(brightness, 1., seen), longer))
+    assert v.word == word and "-19.0 points (-19.0 to -19.0) where training ends before either" in v.because
+    assert lab.entrance_verdict(entrance_errors(brightness, digit, seen)).word == "open"
 
 
 def test_vgg_verdict():

@@ -212,14 +212,15 @@ def affine_verdict(records, layer=None)->Verdict:
     return Verdict("The γ and β are learned per group and applied as usual", "the second summary", word, because,
                    CHAPTER)
 
-def entrance_verdict(records)->Verdict:
-    "Whether a normalization has no place in front of the first layer."
+def entrance_verdict(records, longer=())->Verdict:
+    "Whether a normalization has no place in front of the first layer; `longer`: the runs in which all have learned."
     def errors(target, way): return [error(r) for r in of_entrance(records, target, way)]
     lost, seen = {}, errors("brightness", "constants")
     for way in ("one group", "a group a channel"):
         values = errors("brightness", way)
         lost[way] = len(values) > 1 and compare(values, [50.]*len(values), 5.).p_equivalent < .05
-    gain = change(of_entrance(records, "digit", "one group"), of_entrance(records, "digit", "constants"))
+    gain, short = (change(*(f(of_entrance(of, "digit", way)) for way in ("one group", "constants")))
+                   for f, of in ((tuned, longer), (list, records)))
     costs = all(lost.values()) and len(seen) > 0 and np.mean(seen) < 10
     helps = gain is not None and gain.high < 0
     word, because = "open", "too few runs"
@@ -229,6 +230,7 @@ def entrance_verdict(records)->Verdict:
         because = (f"where brightness is the label, normalizing each image takes the error from {np.mean(seen):.1f} % "
                    f"to {np.mean(errors('brightness', 'one group')):.1f} % (guessing: 50); where it is a nuisance, one "
                    f"group in front changes the error on digits by {points(gain)}, beside standardizing by constants")
+        if short: because += f"; by {points(short)} where training ends before either has learned"
     return Verdict("I don't understand how it works at the entrance of the network, when there is only 1 or 3 "
                    "channels. Are we just not supposed to put GN there?", "the second summary", word, because, CHAPTER)
 
@@ -256,5 +258,6 @@ def vgg_verdict(records, photographs=())->Verdict:
 def verdicts()->list:
     "What this chapter found."
     runs = recorded("affine")
-    return [scale_verdict(runs), affine_verdict(runs), entrance_verdict(recorded("entrance")),
+    return [scale_verdict(runs), affine_verdict(runs),
+            entrance_verdict(recorded("entrance"), recorded("entrance-longer")),
             vgg_verdict(recorded("vgg", required=False), recorded("vgg-cifar", required=False))]

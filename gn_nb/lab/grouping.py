@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NETS', 'START', 'HALF', 'SWEEPS', 'ordered', 'Regrouped', 'balanced', 'alike', 'Orbits', 'orbit_net', 'norms',
            'replaced', 'redealt', 'Population', 'population', 'recalibrated', 'deal_tests', 'look_inside', 'grouping',
-           'partitions', 'trained_with', 'same_method', 'by_index', 'looked', 'rise', 'zero', 'arbitrary', 'ranks',
-           'unusual', 'dependent', 'estimates', 'verdicts']
+           'partitions', 'trained_with', 'same_method', 'mixed_with', 'no_clustering', 'by_index', 'looked', 'rise',
+           'zero', 'arbitrary', 'ranks', 'unusual', 'dependent', 'estimates', 'verdicts']
 
 # %% ../../nbs/23_what_groups_are.ipynb #fd4ac292
 import copy
@@ -26,6 +26,7 @@ from .group_count import (BASE, BN, GN4, LN, MARGIN, SEEDS, WS, against, image_m
 from .models import groups_of, set_evaluation
 from .sweep import grid
 from .train import evaluate
+from ..layers import GroupNorm
 from ..ops import group_norm
 
 # %% ../../nbs/23_what_groups_are.ipynb #10e6a047
@@ -254,6 +255,24 @@ def same_method(records)->list:
     own = trained_with(records, partition="contiguous")
     return [against(trained_with(records, partition=p), own) for p in ("interleaved", "random")]
 
+def mixed_with(layer, C:int)->list:
+    "For each channel those whose output changes if its input does: in a normalization, the channels of its group."
+    x = torch.randn(2, C, 5, generator=torch.Generator().manual_seed(0))
+    def touched(c):
+        moved = x.clone()
+        moved[:, c] = 10*moved[:, c].square()
+        return (layer(moved) != layer(x)).flatten(2).any(2).any(0).nonzero()[:, 0].tolist()
+    with torch.no_grad(): return [touched(c) for c in range(C)]
+
+def no_clustering(layer=None)->tuple:
+    "Word and reason: are groups made by index, whatever the channels hold? `layer` stands in for the paper's in tests."
+    found = mixed_with(layer or GroupNorm(4, 12), 12)
+    neighbours = found == [[*range(c//3*3, c//3*3 + 3)] for c in range(12)]
+    return "holds" if neighbours else "does not hold here", (
+        "a channel of the paper's layer is normalized together with its neighbours by index, whatever they hold; the "
+        "paper neither sorts channels nor deals them anew"*neighbours
+        or "some channels are normalized together with others than their neighbours by index")
+
 def by_index(records)->tuple:
     "Word and reason: are groups by index as good as groups by chance?"
     found = same_method(records)
@@ -341,7 +360,9 @@ def verdicts()->list:
     first, third = "the first summary", "the third summary"
     found = [
         ("there's no actually clustering or similarity analysis of channels that is done to place certain channels "
-         "into certain groups; it's just done so semirandomly based on the index location", first, by_index(made)),
+         "into certain groups; it's just done so semirandomly based on the index location", first, no_clustering()),
+        ("any fixed grouping of the channels is as good before training (our words)", "the symmetry of filters",
+         by_index(made)),
         ("the reason group norm is sensible is that you are able to combine statistically dependent channels into a "
          "group together", first, dependent(records, made)),
         ("all channels can be divided into groups arbitrarily", third, arbitrary(records, made)),

@@ -120,7 +120,8 @@ def noise_verdict(records, beside=())->Verdict:
     elif not (loss.high < 0 and gap.low > 0): word = "open"
     else: word = ("holds" if closed.low > 0 else "does not hold here" if closed.high < 0 else
                   "holds in part" if of_noise.high < 0 else "open")
-    because = (f"on digits GN's training loss is {loss.mean:+.3f} ({loss.low:+.3f} to {loss.high:+.3f}) beside BN's, "
+    because = ("its premise, a lower training loss of GN, is not met: "*(loss.low > 0) +
+               f"on digits GN's training loss is {loss.mean:+.3f} ({loss.low:+.3f} to {loss.high:+.3f}) beside BN's, "
                f"its test error {points(gap)}; BN's noise changes GN's error by {points(of_noise)}, and h is "
                f"{points(closed)}")
     more = change(of_arm(beside, "gn"), of_arm(beside, "bn"))
@@ -150,8 +151,14 @@ def par_verdict(records, beside=())->Verdict:
     "Whether group and batch normalization are on par at 32 images."
     def judge(c):
         return "holds" if c.p_equivalent < .05 else "does not hold here" if max(c.low, -c.high) > 1 else "open"
+    word, because = each(records, beside, "gn", judge)
+    rates = sorted({r["config"]["train"]["lr"] for r in records})
+    same = {lr: change(of_arm(records, "gn", lr), of_arm(records, "bn", lr)) for lr in rates}
+    if any(same.values()):
+        because += "; on digits with one rate for both it is " + ", ".join(
+            f"{points(c)} at {lr:g}" for lr, c in same.items() if c)
     return Verdict("for a batch size of 32, group normalization performs enpar with batch normalization",
-                   "the third summary", *each(records, beside, "gn", judge), CHAPTER)
+                   "the third summary", word, because, CHAPTER)
 
 def ws_verdict(records, beside=())->Verdict:
     "Whether group normalization with weight standardization is as good as batch normalization."

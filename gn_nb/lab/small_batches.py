@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 import torch
+from scipy import stats
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .batch_size import (NORMS, NOTHING, SEEDS, cell, error_table, judge_same, method_of, on_digits, rate_of,
@@ -157,18 +158,17 @@ def repairs(
 
 def won_back(
     usual, repaired, large,   # (seeds,) errors, paired
-    times:int=20_000,
     level:float=.95,          # of the interval
-)->tuple:                     # share, and its interval by drawing seeds with replacement
+)->tuple:                     # share, and its interval by Fieller's theorem; NaN where no loss is sure
     "The share of what small slices lose that a repair wins back."
     d, e = np.subtract(usual, repaired), np.subtract(usual, large)
-    if len(d) < 2: return (float("nan"),)*3
-    if len(d) < 5: return float(d.mean()/e.mean()), float("nan"), float("nan")     # too few to draw from
-    rows = np.random.default_rng(0).integers(len(d), size=(times, len(d)))
-    total = e[rows].mean(1)
-    drawn = np.divide(d[rows].mean(1), total, out=np.full(times, np.nan), where=total > 0)
-    if not interval(e)[1] > 0: return (float("nan"),)*3            # nothing sure was lost
-    return float(d.mean()/e.mean()), *map(float, np.nanquantile(drawn, [(1 - level)/2, (1 + level)/2]))
+    if len(d) < 2 or not interval(e)[1] > 0: return (float("nan"),)*3
+    # all shares s for which d - s*e may have the mean 0, by Student's t: a quadratic inequality in s
+    means, t = np.array([d.mean(), e.mean()]), stats.t.ppf((1 + level)/2, len(d) - 1)
+    (dd, de), (_, ee) = np.outer(means, means) - t*t*np.cov(d, e)/len(d)
+    if not ee > 0: return float(means[0]/means[1]), -math.inf, math.inf            # at this level no loss is sure
+    half = math.sqrt(max(de*de - dd*ee, 0))/ee
+    return float(means[0]/means[1]), float(de/ee - half), float(de/ee + half)
 
 def percent(share)->str:
     "A share and its interval, as text."
@@ -215,7 +215,7 @@ def judge_leak(bn, ways, gn, gn_pure)->str:
     return parts[0] if len({*parts}) == 1 else "holds in part" if "holds" in parts else "open"
 
 def judge_noisy(noise, harder)->str:
-    "That statistics are noisy, a tenth of the deviation or more in every layer, and that training is harder for it."
+    "That statistics are noisy, by more than a tenth of the deviation in every layer, and that training is harder."
     _, low, high = interval(harder)
     if not (low > 0 or high < 0): return "open"
     return ("does not hold here", "holds in part", "holds")[int(min(noise) > .1) + int(low > 0)]
@@ -248,8 +248,9 @@ def verdicts()->list:
         verdict("the mean and variance calculated off of that batch are noisy and high variance […], which takes away "
                 "from the stability that Batch Norm is trying to provide", "the first summary", harder,
                 judge_noisy(noise, harder),
-                f"at j = 1 the mean of two images is off by {noise.min():.2f} to {noise.max():.2f} of the channel's "
-                f"deviation, by layer, and the training loss changes by {cell(harder, 2)} from b = 64 to b = 2"),
+                f"at j = 1 the mean of two images is off by {noise.min():.2f} to {noise.max():.2f} of the deviation "
+                f"of the median channel, by layer, and the training loss changes by {cell(harder, 2)} from b = 64 to "
+                "b = 2"),
         verdict("[BN's error increases …] caused by inaccurate batch statistics estimation", "the paper, abstract",
                 slope, judge_growth(slope),
                 "from b = 64 to b = 2 BN's error changes by {} as the digits are, by {} and {} where a knob makes "
@@ -260,7 +261,7 @@ def verdicts()->list:
                 "a follow-up, tested here", large, judge_mismatch([*shares.values()]),
                 "nothing sure was lost" if best is None else
                 f"of what b = 2 loses, the best of {len(known)} repairs ({best[1]}, at j = {best[0]:g}) wins back "
-                f"{percent(known[best])}, an interval that holds for all together"),
+                f"{percent(known[best])}, an interval for all of them together"),
         verdict("slices of one class let BN's statistics leak the label; GN does not care", "this chapter", bn,
                 judge_leak(bn, (pure, in_order), gn, gn_pure) if len(bn) > 1 else "open",
                 "; ".join(f"{how} change BN's training loss by {cell((v - bn)[:, 0], 2)}, its error by "
