@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'ACTIVATE', 'FAR', 'KERNELS',
-           'HELD', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'AHEAD', 'FEW', 'MANY', 'START', 'Machine', 'simulate',
+           'HELD', 'SHARE', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'AHEAD', 'FEW', 'MANY', 'START', 'Machine', 'simulate',
            'thread', 'block', 'barrier', 'exchange', 'shared', 'share', 'share_with', 'cluster_barrier', 'room',
            'shared_numbers', 'Form', 'Work', 'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total',
            'zeros', 'pair', 'front', 'back', 'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt',
@@ -13,10 +13,10 @@ __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_paramete
            'first_vector', 'typical', 'collect', 'post', 'look', 'posted', 'channels', 'one_channel', 'silu',
            'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
            'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
-           'team_sum', 'cluster_sum', 'run_of', 'not_negative', 'add_squares', 'about', 'corrected', 'joined',
-           'held_moments', 'root', 'settle', 'statistics', 'locate', 'parameters', 'affine', 'write_vector',
-           'write_scaled', 'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell', 'told',
-           'gathered', 'share_affine', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end',
+           'team_sum', 'cluster_sum', 'run_of', 'not_negative', 'if_finite', 'least_squares', 'add_squares', 'about',
+           'corrected', 'joined', 'held_moments', 'root', 'settle', 'statistics', 'locate', 'parameters', 'affine',
+           'write_vector', 'write_scaled', 'write_run', 'hold', 'place_in_cluster', 'steps', 'staged_moments', 'tell',
+           'told', 'gathered', 'share_affine', 'table_at', 'channel_of', 'write_staged', 'pool', 'slice_of', 'from_end',
            'slice_moments', 'moments', 'part_of', 'merged_parts', 'merge', 'write_table', 'merge_rows', 'row_table',
            'apply', 'write_channel', 'apply_channels', 'clear_notes', 'turn_of', 'note_of', 'part_of_group',
            'merged_notes', 'relay', 'row_place', 'rows_left', 'column_sum', 'row_moments', 'row_coefficients',
@@ -27,7 +27,8 @@ __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_paramete
            'gradient_scaled', 'gradient_vector', 'input_gradient', 'write_channel_gradient', 'input_gradient_channels',
            'input_gradient_rows', 'sums_of_slice', 'relay_gradients', 'pool_rows_gradients', 'parameter_gradients',
            'fold_parameters', 'Card', 'Launch', 'Plan', 'power_of_two', 'plan', 'residents', 'build', 'folders',
-           'cubin', 'driver', 'driver_error', 'ask', 'card', 'loaded', 'bind', 'launch', 'play', 'forward', 'backward']
+           'cubin', 'driver', 'driver_error', 'ask', 'card', 'trouble', 'loaded', 'bind', 'launch', 'play', 'forward',
+           'backward']
 
 # %% ../nbs/09_cuda.ipynb #e017f676
 import ctypes
@@ -40,7 +41,7 @@ import struct
 import tempfile
 import threading
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
@@ -1106,6 +1107,14 @@ def run_of(p, start, stop):
 def not_negative(v): "v, or 0 if it is less."; return where_less(v, 0., 0., v)
 
 @register_jitable
+def if_finite(q, v): "v where q is finite, else q: a sum of squares that is inf stays inf."; return where_less(
+    q - q, 1., v, q)
+
+@register_jitable
+def least_squares(q, s, lo): "M2 from sums about a number that is lo less than the mean."; return not_negative(
+    if_finite(q, q - s*lo))
+
+@register_jitable
 def add_squares(p, sums, x, unused, k):
     "x - k and its square, added up."
     d = x - k
@@ -1114,14 +1123,14 @@ def add_squares(p, sums, x, unused, k):
 @register_jitable
 def about(p, s, q, c, d):
     "Sums of c numbers and of their squares, from those about a number that is d more than the new one."
-    return s + c*d, q + d*(s + s + c*d)
+    return s + c*d, if_finite(q, q + d*(s + s + c*d))
 
 @register_jitable
 def corrected(p, hi, s, q, one_over):
     "hi, lo and M2, from what the threads of a team have of the sums of the distances from hi and of their squares."
     both = team_sum(p, pair(p, s, q), 1)
     s, lo = front(p, both), front(p, both)*one_over
-    return hi, lo, not_negative(back(p, both) - s*lo)
+    return hi, lo, least_squares(back(p, both), s, lo)
 
 @register_jitable
 def joined(p, s, q, c, mine, e, v, k, n):
@@ -1281,7 +1290,7 @@ def gathered(p, at, slice, hi, lo, m2):
         s = s + size*d
         q = q + (size*d*d + told(p, at, j, 2))
     lo = s*one_over
-    return hi, lo, not_negative(q - s*lo)
+    return hi, lo, least_squares(q, s, lo)
 
 @register_jitable
 def share_affine(p, u, c, many, lo, r):
@@ -1572,7 +1581,7 @@ def row_moments(p):
         j, plane = (n*p.units + i)*p.C + c, p.N*p.units*p.C
         put(p, p.partial, j, hi)
         put(p, p.partial, plane + j, lo)
-        put(p, p.partial, 2*plane + j, not_negative(q - s*lo))
+        put(p, p.partial, 2*plane + j, least_squares(q, s, lo))
 
 @register_jitable
 def row_coefficients(p, n, c):
@@ -1730,7 +1739,7 @@ def pool_rows(p):
     lo = s*one_over
     barrier()
     spread(p, back(p, both))
-    hi, lo, m2 = gathered(p, at, p.units*p.D, hi, lo, not_negative(group_total(p, g) - s*lo))
+    hi, lo, m2 = gathered(p, at, p.units*p.D, hi, lo, least_squares(group_total(p, g), s, lo))
     if real: normalized_rows(p, g, hi, lo, settle(p, n*p.G + quotient(c, p.D) + g, hi, lo, m2))
     barrier()
     i, lanes, rest = thread(), p.threads//p.columns, (of_column(p, 0), of_column(p, 1), of_column(p, 2))
@@ -2157,12 +2166,13 @@ class Plan:
     slopes:int = 0       # f and e of groups
     table:int = 0        # coefficients of channels
     workspace:int = 0    # bytes of working memory
-    kernels:tuple = ()   # on the card, once they are there
+    kernels:dict = field(default_factory=dict)   # device -> kernels that may be launched there
 
 def power_of_two(n): "The smallest power of two that is at least n."; return 1 << max(n - 1, 0).bit_length()
 
 # %% ../nbs/09_cuda.ipynb #dc0f744c
 HELD = 8                 # vectors that a thread holds at most, of one array or of two
+SHARE = 64               # samples whose sums one block of parameter_gradients adds, at least
 STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
 ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
@@ -2207,11 +2217,12 @@ def _at_once(blocks, each, card):
 def _pool(s, size, width, card):
     """(blocks, elements of a slice, turns) for groups in the shared memory of a cluster; None where they do not fit.
     The fastest way by a rough count: a turn of all blocks that run at once takes as long as its bytes, and START."""
-    if width == 1 or s.D > TABLE or not _can_pool(s, size, width, card): return
+    if width == 1 or not _can_pool(s, size, width, card): return
     found = []
     for blocks in range(1, card.cluster + 1):
         slice = -(-s.M*size//blocks//128)*128//size
         if (blocks - 1)*slice >= s.M or (blocks > 1 and slice*size < 64*card.threads): continue
+        if min(s.D, -(-slice//s.S) + 1) > TABLE: continue                       # channels that a slice can touch
         for each in (1, 2):
             if slice*size > card.shared//each - ROOM: continue
             turns = math.ceil(blocks*s.N*s.G/_at_once(blocks, each, card))
@@ -2242,7 +2253,7 @@ def _pool_rows(s, size, width, arrays, card):
     """(rows of a block, its threads, those of a group, vectors of a row, blocks) for groups in the shared memory of a
     cluster, channels last; None where they do not fit, or where reading twice should be faster. By the same count, in
     which fewer than 128 bytes side by side take longer."""
-    if width == 1 or not card.shared or size == 8: return
+    if width*size < 16 or not card.shared or size == 8: return
     # reading twice, weighed by the times of the layers tried on an H200
     found = [(TWICE*(1 + arrays)/2 + 1.58*arrays*s.N*s.C*s.S*size/card.processors,)] if s.S > 1 else []
     for groups in (g for g in range(1, s.G + 1) if s.G % g == 0 and g*s.D % width == 0):
@@ -2330,7 +2341,7 @@ def plan(
     N, C, G, D, S, M = s
     rows = rows or (direction == "backward" and S == 1)                      # the same array
     size, real = SIZE[dtype], 8 if dtype == "float64" else 4
-    width = 16//size if aligned and (not rows or C*size % 16 == 0) else 1
+    width = (math.gcd(16//size, C) if rows else 16//size) if aligned else 1
     most = HELD//(2 if direction == "backward" else 1)
     across = 1 if width == 1 or S % width == 0 else 2 if S >= width else 4 if S == 1 else 3
     def least(length):
@@ -2338,12 +2349,12 @@ def plan(
         return power_of_two(2*width - 2) if length % width else min(8, power_of_two(-(-length//width)))
     launches, kind = [], (dtype, parameter, scaling, activation, N*C*S*size > card.cache//2, card)
 
-    def launch(kernel, teams, team, units=1, slice=0, per=1, magic=0, threads=0, **how):
+    def launch(kernel, teams, team, units=1, slice=0, per=1, magic=0, threads=0, samples=N, **how):
         threads = threads or (max(team, card.threads) if team <= card.warp else team)
         form = _form(kernel, *kind, team=team, threads=threads, **how)
         shared = shared_numbers(form)*real if form.columns or team > card.warp else 0
         if form.stages: shared = stages_at(form) + form.stages*slice*size
-        launches.append(Launch(form, -(-teams//(threads//team)), shared, (*s, units, slice, per, magic)))
+        launches.append(Launch(form, -(-teams//(threads//team)), shared, (samples, *s[1:], units, slice, per, magic)))
 
     def runs(kernel, count, length, across):
         "A launch over slices of so many runs; how many slices each has."
@@ -2420,17 +2431,21 @@ def plan(
         else: runs("apply", N*G, M, across)
         return Plan(tuple(launches), table=table, workspace=table + 3*N*C*real*rows)
     def beyond(start, numbers): return start + -(-numbers*real//256)*256
-    share = max(64, power_of_two(-(-N//64)))                              # of the batch, for one block
-    parts, channel_blocks = -(-N//share), -(-C//card.warp)
-    def parameter_launches():
-        launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp)
+    channel_blocks = -(-C//card.warp)
+    share = max(SHARE, power_of_two(-(-N*channel_blocks//(4*card.processors))))      # of the batch, for one block
+    parts = -(-N//share)
+    def parameter_launches(many=N):
+        "From the sums of so many samples, or of slices of samples."
+        launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp, samples=many)
         if parts > 1: launch("fold_parameters", channel_blocks, card.threads, parts, columns=card.warp)
     def pooled_plan(units, notes=0):
         "What follows a pool or a relay: sums over its blocks, and over samples."
-        if units > 1: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
-        parameter_launches()
-        sums = beyond(0, 2*N*units*C if units > 1 else 0)
-        slopes = beyond(sums, 2*N*C)
+        few = units > 1 and N*units <= SHARE and not scaling                # slices as if they were samples
+        folds = units > 1 and not few
+        if folds: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
+        parameter_launches(N*units if few else N)
+        sums = beyond(0, 2*N*units*C if folds else 0)
+        slopes = beyond(sums, 2*N*(units if few else 1)*C)
         table = beyond(slopes, 2*parts*C)
         return Plan(tuple(launches), 0, sums, slopes, table, table + 16*N*C*notes)
     if pooled: return pooled_plan(blocks)
@@ -2482,8 +2497,10 @@ def build(form:Form, capability:tuple):
                           "nearer to torch.version.cuda, and NUMBA_ENABLE_CUDASIM not set")
     dispatcher = numba.cuda.dispatcher
     with _lock:
-        known = dispatcher.get_current_device
-        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+        known, here = dispatcher.get_current_device, threading.get_ident()
+        fake = SimpleNamespace(compute_capability=capability)
+        def device(): return fake if threading.get_ident() == here else known()
+        dispatcher.get_current_device = device                            # other threads may compile kernels of theirs
         try: ptx, _ = compiler.compile(KERNELS[form.kernel], types.void(Work(form)), device=False, abi="numba",
                                        cc=capability, launch_bounds=form.threads)
         finally: dispatcher.get_current_device = known
@@ -2503,27 +2520,42 @@ def _source():
 
 def folders():
     "Where machine code may be kept, the best place first."
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache"
-    return Path(__file__).parent/"__pycache__", Path(home)/"gn_nb"
+    beside, home = Path(__file__).parent/"__pycache__", os.environ.get("XDG_CACHE_HOME")
+    try: return beside, Path(home or Path.home()/".cache")/"gn_nb"
+    except RuntimeError: return beside,                  # this user has no home
+
+def _kept(file):
+    "What was kept in a file, as `cubin` returns it; None where there is none, or a damaged one."
+    try: found, kept = file.read_bytes(), hashlib.sha256
+    except OSError: return None
+    if kept(found[32:]).digest() != found[:32]: return None
+    name, code = found[32:].split(b"\0", 1)
+    return name.decode(), code
+
+def _keep(file, name, code):
+    "Keep it, whole or not at all; says whether that was possible."
+    text, temporary = name.encode() + b"\0" + code, None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as f:
+            temporary = Path(f.name)
+            f.write(hashlib.sha256(text).digest() + text)
+        os.replace(temporary, file)
+    except OSError:
+        if temporary: temporary.unlink(missing_ok=True)
+        return False
+    return True
 
 def cubin(form:Form, capability:tuple):
     "(name, machine code) of a kernel, from disk if it is there."
     if _source() is None: return build(form, capability)[::2]
     key = hashlib.sha256(_source() + repr((form, capability)).encode()).hexdigest()[:32]
     files = [folder/f"{form.kernel}-{key}.cubin" for folder in folders()]
-    for file in files:
-        try: name, code = file.read_bytes().split(b"\0", 1)
-        except OSError: continue
-        return name.decode(), code
-    name, _, code = build(form, capability)
-    for file in files:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as f: f.write(name.encode() + b"\0" + code)
-            os.replace(f.name, file)                     # whole or not at all
-        except OSError: continue
-        break
-    return name, code
+    found = next(filter(None, map(_kept, files)), None)
+    if found is None:
+        found = build(form, capability)[::2]
+        any(_keep(file, *found) for file in files)
+    return found
 
 # %% ../nbs/09_cuda.ipynb #7e680d3e
 @cache
@@ -2553,6 +2585,15 @@ def card(device:int):
         return value.value
     capability = attribute(75), attribute(76)
     return Card(capability, attribute(16), attribute(38), shared=attribute(81) if capability >= (9, 0) else 0)
+
+@cache
+def trouble(device:int):
+    "Why no kernel can be compiled for a device, None if one can: a compiler need not know the capability of a card."
+    try: known = card(device)
+    except (OSError, RuntimeError): return None                              # no card; whoever launches will hear of it
+    try: cubin(_form("fold_sums", "float32", "float32", "", None, False, known, team=known.warp, threads=known.threads),
+               known.capability)
+    except Exception as e: return "for capability {}.{} {}: {}".format(*known.capability, type(e).__name__, e)
 
 @lru_cache(None)
 def loaded(form:Form, capability:tuple):
@@ -2598,13 +2639,14 @@ def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     "Carry out a plan on a stream (an address) of a device: addresses of the FIELDS from x to dshift."
     if not plan.launches: return
     if device not in _bound.__dict__: bind(device)
-    if not plan.kernels: plan.kernels = tuple(_prepare(l, capability) for l in plan.launches)
+    kernels = plan.kernels.get(device)
+    if kernels is None: kernels = plan.kernels[device] = tuple(_prepare(l, capability) for l in plan.launches)
     real = "float64" if plan.launches[0].form.dtype == "float64" else "float32"
     given = (*addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes,
              workspace + plan.table)
     bits, start, stream = _bits(eps, real), driver().cuLaunchKernel, ctypes.c_void_p(stream)
     extra = _ExtraOptions(1, 0, 2, _ARGUMENT_BYTES_AT[real], 0)
-    for kernel, (form, blocks, shared, numbers) in zip(plan.kernels, plan.launches):
+    for kernel, (form, blocks, shared, numbers) in zip(kernels, plan.launches):
         block = array("q", (*given, *numbers, bits))
         extra[1], _ = block.buffer_info()                             # copied by the call
         status = start(kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)

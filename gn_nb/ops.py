@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
-           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'for_card', 'executor', 'new_statistics',
-           'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere', 'forward_on_card',
-           'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward', 'EagerGroupNorm',
-           'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
+           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'runs_kernels', 'for_card', 'executor',
+           'new_statistics', 'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere',
+           'forward_on_card', 'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward',
+           'EagerGroupNorm', 'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -172,9 +172,18 @@ def card_kernels():
     warnings.warn("CUDA tensors are normalized by torch's own operations, several times slower; for the kernels: "
                   f'pip install "gn_nb[cuda{major}]"', stacklevel=2)
 
+@cache
+def runs_kernels(device:int):
+    "Can kernels be compiled for this device? Warns where they cannot."
+    if card_kernels() is None: return False
+    if not (why := card_kernels().trouble(device)): return True
+    warnings.warn(f"tensors on cuda:{device} are normalized by torch's own operations, several times slower: "
+                  f"the kernels cannot be compiled ({why})", stacklevel=2)
+    return False
+
 def for_card(input):
     "Is this a tensor that the kernels for cards take?"
-    return input.is_cuda and input.dtype in DTYPE and card_kernels() is not None
+    return input.is_cuda and input.dtype in DTYPE and runs_kernels(input.device.index)
 
 def executor(device):
     "What the planner must know of a device, and a function that carries out a plan on its current stream."

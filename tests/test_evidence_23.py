@@ -275,7 +275,7 @@ def test_who_is_normalized_together():
     assert chapter.mixed_with(torch.nn.GroupNorm(2, 4), 4) == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert chapter.mixed_with(torch.nn.Identity(), 2) == [[0], [1]]
     assert chapter.no_clustering()[0] == "holds"
-    apart = chapter.Regrouped(4, 12, partition="interleaved")
+    apart = chapter.Regrouped(12, 4, partition="interleaved")
     assert chapter.no_clustering(apart)[0] == "does not hold here"
     assert chapter.no_clustering(torch.nn.GroupNorm(2, 12))[0] == "does not hold here"
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NETS', 'START', 'HALF', 'SWEEPS', 'ordered', 'Regrouped', 'balanced', 'alike', 'Orbits', 'orbit_net', 'norms',
            'replaced', 'redealt', 'Population', 'population', 'recalibrated', 'deal_tests', 'look_inside', 'grouping',
-           'partitions', 'trained_with', 'same_method', 'mixed_with', 'no_clustering', 'by_index', 'looked', 'rise',
-           'zero', 'arbitrary', 'ranks', 'unusual', 'dependent', 'estimates', 'verdicts']
+           'partitions', 'partitions_lr', 'trained_with', 'same_method', 'mixed_with', 'no_clustering', 'by_index',
+           'looked', 'rise', 'zero', 'arbitrary', 'ranks', 'unusual', 'dependent', 'estimates', 'verdicts']
 
 # %% ../../nbs/23_what_groups_are.ipynb #fd4ac292
 import copy
@@ -241,7 +241,12 @@ def partitions():
     return [c | {"norm": c["norm"] | {"seed": c["seed"]}}
             for c in seeded([with_rate(c, chosen, GN4) for c in configs], range(2*SEEDS))]
 
-SWEEPS = {"grouping": grouping, "partitions": partitions}
+def partitions_lr():
+    "The tied filters of `partitions` at three learning rates."
+    tied = [c for c in partitions() if c["model"]["name"] == "gn_nb.lab.grouping:orbit_net" and c["seed"] < SEEDS]
+    return [c for config in tied for c in grid(config, {"train.lr": [.1, .3, .9]})]
+
+SWEEPS = {"grouping": grouping, "partitions": partitions, "partitions-lr": partitions_lr}
 
 # %% ../../nbs/23_what_groups_are.ipynb #e4c9c825
 def trained_with(records, tied=False, **norm)->dict:
