@@ -1,6 +1,7 @@
 "The torch side of the kernels for cards, on tensors of the CPU that a simulated card takes for its own."
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,6 +120,21 @@ def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(ops, "for_card", lambda input: False)
     y, mean, _ = ops.forward_on_card(x := rand(2, 4, 5), 2, None, None, 1e-5)
     assert (y - composed(x, 2, None, None)).abs().max() < 1e-5 and mean.shape == (2, 2)
+
+
+def test_a_card_that_the_compiler_does_not_know(monkeypatch):
+    "One warning for each device, and torch's own operations."
+    monkeypatch.setattr(ops, "card_kernels", lambda: cuda)
+    monkeypatch.setattr(cuda, "trouble", lambda device: "for capability 13.0 E: what" if device else None)
+    ops.runs_kernels.cache_clear()
+    try:
+        assert ops.runs_kernels(0)
+        with pytest.warns(UserWarning, match=r"cuda:1 .* cannot be compiled \(for capability 13.0 E: what\)"):
+            assert not ops.runs_kernels(1)
+        with warnings.catch_warnings(): warnings.simplefilter("error"); assert not ops.runs_kernels(1)
+        one = [SimpleNamespace(is_cuda=True, dtype=torch.float32, device=torch.device("cuda", k)) for k in (0, 1)]
+        assert [*map(ops.for_card, one)] == [True, False]
+    finally: ops.runs_kernels.cache_clear()
 
 
 def test_errors_are_those_of_the_cpu(simulated):

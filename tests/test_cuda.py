@@ -188,6 +188,28 @@ def test_groups_in_the_shared_memory_of_a_cluster(monkeypatch, shape, G, process
     cuda.plan.cache_clear()
 
 
+def test_a_slice_of_a_group_of_many_channels(monkeypatch, fresh_plans):
+    "The table is of the channels that a slice touches, not of those of the group."
+    monkeypatch.setattr(cuda, "HELD", 2)
+    monkeypatch.setattr(cuda, "TABLE", 4)
+    card = cuda.Card((9, 0), 16, 1 << 20, warp=4, threads=8, most=8, shared=2*(6144 + 2048))
+    x, w, b = draw((2, 16, 8, 32)), draw((16,), seed=1), draw((16,), seed=2)
+    for shape, names in ((x.shape, ["pool"]), ((2, 64, 4, 4), ["moments", "merge", "apply"])):
+        plan = cuda.plan("forward", False, "float32", "float32", "", "silu", sizes(shape, 1), True, card)
+        assert [l.form.kernel for l in plan.launches] == names
+    check(Machine("simulated").run(x, x, 1, w, b, activation="silu", card=card), x, x, 1, w, b, "silu")
+
+
+@pytest.mark.parametrize("G", [4, 1])
+def test_slices_summed_as_if_they_were_samples(G):
+    "After a pool no kernel adds up slices where they are few; the gradients are the same but for rounding."
+    x, dy, w, b = (draw(s, seed=k) for k, s in enumerate(((3, 8, 5, 7), (3, 8, 5, 7), (8,), (8,))))
+    s, card = sizes(x.shape, G), POOLS
+    names = [l.form.kernel for l in cuda.plan("backward", True, "float32", "float32", "", None, s, True, card).launches]
+    assert names[0] == "pool_rows_gradients" and "fold_sums" not in names
+    check(Machine("simulated").run(x, dy, G, w, b, rows=True, card=card), x, dy, G, w, b)
+
+
 ROW_POOL = [((1, 4, 16, 4), 2, 3000), ((3, 8, 5, 7), 2, 3000), ((2, 24, 9, 5), 4, 3000), ((2, 16, 6, 6), 16, 20_000),
             ((1, 40, 33, 1), 4, 8192), ((70, 8, 5, 3), 4, 8192), ((2, 24, 64, 3), 1, 4000), ((1, 80, 7, 7), 8, 20_000)]
 
@@ -415,6 +437,20 @@ def test_what_is_not_finite_stays_in_its_group(machine, bad, rows):
         for k in (0, 3):
             assert torch.equal(clean[k][~inside], found[k][~inside]) and not found[k][inside].isfinite().any()
         for k in (4, 5): assert torch.equal(clean[k][[0, 1, 4, 5, 6, 7]], found[k][[0, 1, 4, 5, 6, 7]])
+
+
+@pytest.mark.parametrize("kind", ["plain", "pool", "relay"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_squares_that_overflow(monkeypatch, fresh_plans, kind, rows):
+    "As torch: a variance that is inf makes the result the bias, and nothing NaN."
+    shape, card = (2, 4, 19, 37), dict(plain=SMALL, pool=POOLS._replace(shared=2*(6144 + 8192)), relay=SMALL)[kind]
+    if kind == "relay": card = relays(monkeypatch, 8)
+    else: cuda.plan.cache_clear()
+    b = draw((4,), seed=3)
+    for size in (1e15, 1e19, 1e20, 1e30):
+        x = draw(shape)*size
+        y = Machine("simulated").run(x, x, 2, bias=b, rows=rows, card=card)[0]
+        assert_close(y, F.group_norm(x, 2, bias=b), 1e-6)
 
 
 def test_eps_is_the_one_given(machine):

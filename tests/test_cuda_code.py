@@ -205,6 +205,30 @@ def test_a_slice_and_its_table_fit_a_block():
     assert {(1, False), (1, True)} <= seen
 
 
+@pytest.mark.parametrize("shape, G, dtype", [((8, 192, 40, 40), 1, "bfloat16"), ((8, 192, 40, 40), 1, "float32"),
+                                             ((32, 384, 28, 28), 1, "bfloat16"), ((8, 512, 32, 32), 2, "float32")])
+def test_groups_of_many_channels_are_read_once(shape, G, dtype):
+    plan = cuda.plan("forward", False, dtype, dtype, "", None, sizes(shape, G), True, CARDS["H100"])
+    assert [l.form.kernel for l in plan.launches] == ["pool"]
+
+
+@pytest.mark.parametrize("C, dtype, width", [(12, "bfloat16", 4), (30, "bfloat16", 2), (7, "bfloat16", 1),
+                                             (6, "float32", 2), (64, "bfloat16", 8), (5, "float64", 1)])
+def test_channels_last_takes_the_widest_vectors_that_divide_a_row(C, dtype, width):
+    for direction in ("forward", "backward"):
+        plan = cuda.plan(direction, True, dtype, dtype, "", None, sizes((4, C, 64, 64), 1), True, CARDS["H100"])
+        assert {l.form.width for l in plan.launches if l.form.kernel not in cuda._OWN} == {width}
+
+
+def test_many_samples_are_shared_by_many_blocks():
+    "Gradients of the parameters: a card is filled, and no block adds up less than 64 samples."
+    card = CARDS["H100"]
+    for shape in ((1 << 20, 32), (1 << 15, 128, 4), (64, 2048, 7, 7)):
+        plan = cuda.plan("backward", False, "float32", "float32", "", None, sizes(shape, 8), True, card)
+        l = next(l for l in plan.launches if l.form.kernel == "parameter_gradients")
+        assert l.sizes[7] >= cuda.SHARE and (l.blocks >= 2*card.processors or l.sizes[7] == cuda.SHARE)
+
+
 def test_a_card_without_rounding_is_not_asked_to_round():
     for _, _, plan in plans(T4): assert not any(l.form.rounds for l in plan.launches)
     assert any(l.form.rounds for _, _, plan in plans(CARDS["A100"]) for l in plan.launches)
@@ -304,6 +328,43 @@ class TestCache:
         for _ in range(2): assert cuda.cubin(self.form, (8, 0)) == ("name", b"code")
         assert len(calls) == 3
 
+    @pytest.mark.parametrize("damage", [lambda code: b"", lambda code: code[:-9], lambda code: code[:-1] + b"?"])
+    def test_a_damaged_file_is_written_anew(self, tmp_path, monkeypatch, damage):
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path,))
+        monkeypatch.setattr(cuda, "build", lambda *a: ("name", "", b"machine code"))
+        cuda.cubin(self.form, (8, 0))
+        file, = tmp_path.iterdir()
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole))
+        assert cuda.cubin(self.form, (8, 0)) == ("name", b"machine code") and file.read_bytes() == whole
+
+    def test_a_full_disk_leaves_nothing_behind(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cuda, "folders", lambda: (tmp_path,))
+        monkeypatch.setattr(cuda, "build", lambda *a: ("name", "", b"code"))
+        def full(*a): raise OSError(28, "No space left on device")
+        monkeypatch.setattr(os, "replace", full)
+        assert cuda.cubin(self.form, (8, 0)) == ("name", b"code") and not [*tmp_path.iterdir()]
+
+    def test_a_user_without_a_home(self, monkeypatch):
+        def none(): raise RuntimeError("Could not determine home directory.")
+        monkeypatch.setattr(cuda.Path, "home", none)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        assert cuda.folders() == (ROOT/"gn_nb/__pycache__",)
+        monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+        assert len(cuda.folders()) == 2
+
+    def test_what_others_compile_meanwhile_is_for_their_card(self, monkeypatch):
+        seen, dispatcher = [], cuda.numba.cuda.dispatcher
+        def compile(*a, cc, **k):
+            seen.append(dispatcher.get_current_device().compute_capability)
+            thread = threading.Thread(target=lambda: seen.append(dispatcher.get_current_device()))
+            thread.start(); thread.join()
+            raise KeyError("enough")
+        monkeypatch.setattr(dispatcher, "get_current_device", lambda: "theirs")
+        monkeypatch.setattr(cuda.compiler, "compile", compile)
+        must_raise(KeyError, "enough", cuda.build, self.form, (8, 0))
+        assert seen == [(8, 0), "theirs"] and dispatcher.get_current_device() == "theirs"
+
     def test_key(self, tmp_path, monkeypatch):
         "Another form, another capability or another source is another file."
         monkeypatch.setattr(cuda, "build", lambda form, capability: ("n", "", repr((form, capability)).encode()))
@@ -327,7 +388,7 @@ class TestCache:
 
 class Driver:
     "A driver that notes what it is asked for, and launches nothing with more shared memory than its kernel may have."
-    def __init__(self): self.calls, self.fail, self.context, self.room = [], 0, 5, {}
+    def __init__(self): self.calls, self.fail, self.context, self.room, self.device = [], 0, 5, {}, 0
 
     def __getattr__(self, name):
         def call(*args):
@@ -336,9 +397,10 @@ class Driver:
             if name == "cuDeviceGetAttribute": args[0]._obj.value = facts[args[1]]
             if name == "cuCtxGetCurrent": args[0]._obj.value = self.context
             if name in ("cuLibraryLoadData", "cuLibraryGetKernel"): args[0]._obj.value = 1000 + len(self.calls)
-            if name == "cuKernelSetAttribute" and args[0] == 8: self.room[args[2].value] = args[1]
+            if name == "cuCtxGetDevice": args[0]._obj.value = self.device
+            if name == "cuKernelSetAttribute" and args[0] == 8: self.room[args[2].value, args[3].value] = args[1]
             if name == "cuLaunchKernel":
-                if args[7] > self.room.get(args[0].value, 48*1024): return 1
+                if args[7] > self.room.get((args[0].value, self.device), 48*1024): return 1
                 size = ctypes.cast(args[-1][3], ctypes.POINTER(ctypes.c_size_t))[0]
                 args = (*args, ctypes.string_at(args[-1][1], size), [args[-1][k] for k in (0, 2, 4)])
             self.calls.append((name, args))
@@ -395,6 +457,28 @@ def test_launches_of_one_kernel_may_differ_in_shared_memory(driver):
     (first,), (second,) = (plan.launches for plan in plans)
     assert first.form == second.form and first.shared > second.shared > 48*1024
     for plan in (*plans, plans[0]): cuda.launch(plan, range(14), 0, 0., (9, 0), 0)
+
+
+def test_two_cards_alike(driver):
+    "They share plans; what a kernel may have is asked for on each."
+    s = sizes((4, 640, 64, 64), 32)
+    plan = cuda.plan("forward", False, "bfloat16", "bfloat16", "", "silu", s, True, CARDS["H100"])
+    for driver.device in (0, 1, 0, 1): cuda.launch(plan, range(14), 0, 0., (9, 0), 0, driver.device)
+    assert len(driver.room) == 2 and sum(name == "cuKernelSetAttribute" for name, _ in driver.calls) == 4
+
+
+def test_a_capability_that_the_compiler_does_not_know(driver, monkeypatch):
+    "Found out once for each device, and said; without a card nothing is."
+    cuda.trouble.cache_clear()
+    assert cuda.trouble(0) is None
+    def unknown(form, capability): raise ValueError("no such architecture")
+    monkeypatch.setattr(cuda, "cubin", unknown)
+    assert cuda.trouble(0) is None and cuda.trouble(1) == "for capability 9.0 ValueError: no such architecture"
+    cuda.trouble.cache_clear()
+    cuda.card.cache_clear()
+    driver.fail = 100
+    assert cuda.trouble(0) is None
+    cuda.trouble.cache_clear()
 
 
 def test_a_thread_without_a_context_gets_that_of_the_device(driver):
