@@ -42,7 +42,8 @@ def wild(norm, seed=0, **more):
 
 
 def test_sweeps():
-    for name, size in (("grouping", 6*chapter.SEEDS), ("partitions", 16*chapter.SEEDS)):
+    for name, size in (("grouping", 6*chapter.SEEDS), ("partitions", 16*chapter.SEEDS),
+                       ("partitions-lr", 6*chapter.SEEDS)):
         configs = [*map(check_config, chapter.SWEEPS[name]())]
         assert sweeps()[name] is chapter.SWEEPS[name] and len({*map(key, configs)}) == len(configs) == size
         seeds = [c["seed"] for c in configs]
