@@ -22,9 +22,9 @@ __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', '
            'gradients_column', 'fold_gradients', 'unit_gradients', 'sample_totals', 'gradient_lanes', 'gradient_step',
            'gradient_rows', 'backward_rows', 'spread', 'chunk', 'apply_spread', 'forward_short', 'dz_and_xhat',
            'sums_spread', 'gradient_spread', 'fold_spread', 'chunk_sums', 'backward_short', 'sample_gradients',
-           'backward_middle', 'Code', 'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads', 'Plan', 'plan',
-           'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation', 'forward',
-           'backward']
+           'backward_middle', 'Code', 'readers', 'compiled', 'openmp', 'address_of', 'in_pool', 'default_threads',
+           'Plan', 'plan', 'invoke', 'drive', 'driver', 'Order', 'run_forward', 'run_backward', 'check_activation',
+           'forward', 'backward']
 
 # %% ../nbs/07_cpu.ipynb #39e0dda3
 import ctypes
@@ -32,8 +32,10 @@ import importlib.util
 import math
 import operator
 import os
+import pickle
 import struct
 import threading
+import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor, wait
 from ctypes.util import find_library
@@ -46,7 +48,7 @@ import numpy as np
 from llvmlite import ir
 from numba import cfunc, config, njit, types
 from numba.core import cgutils
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.registry import cpu_target
@@ -1459,17 +1461,39 @@ class Code(NamedTuple):
     address:int
     owner:object     # keeps the memory of the code
 
+def readers(f):
+    "numba's caches of f in the folders that there are, the best first; other than to its own, nobody need write there."
+    def reader(place):
+        class Here(place):
+            def ensure_cache_path(self): os.listdir(self.get_cache_path())
+        class Impl(CompileResultCacheImpl): _locator_classes = (Here,)
+        class Reader(FunctionCache): _impl_class = Impl
+        return Reader(f)
+    places = CompileResultCacheImpl._locator_classes                    # the first: the folder of NUMBA_CACHE_DIR
+    for place in places[:1] if config.CACHE_DIR else places:
+        try: yield reader(place)
+        except RuntimeError: pass                                        # there is no such folder
+
 def _from_disk(signature, f):
-    "The machine code of f that an earlier process has kept, or None."
+    "The machine code of f that an earlier process has kept, or None; what is damaged is thrown away, with a warning."
     with global_compiler_lock:
-        found = FunctionCache(f).load_overload(signature, _Prepared(cpu_target.target_context))
-        return found and Code(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name), found)
+        for reader in readers(f):
+            try: found = reader.load_overload(signature, _Prepared(cpu_target.target_context))
+            except Exception as e:
+                warnings.warn(f"machine code in {reader.cache_path} is damaged and is compiled anew "
+                              f"({type(e).__name__}: {e})", stacklevel=2)
+                try: reader.flush()
+                except OSError: pass
+                continue
+            if found: return Code(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name), found)
 
 def _compiled(signature, f):
     options = dict(error_model="numpy")
     if __name__ == "__main__": return cfunc(signature, **options)(f)    # a notebook's types mean nothing to others
-    try: return _from_disk(signature, f) or cfunc(signature, cache=True, **options)(f)
-    except RuntimeError: return cfunc(signature, **options)(f)           # "no locator available": nowhere to write
+    if found := _from_disk(signature, f): return found
+    try: return cfunc(signature, cache=True, **options)(f)
+    except (RuntimeError, OSError, pickle.PickleError, EOFError):         # nowhere to write, no room, or not flushed
+        return cfunc(signature, **options)(f)
 
 def compiled(
     kernel:str,           # a name in KERNELS

@@ -6,7 +6,6 @@
 __all__ = ['FACTS', 'KIND', 'ROOM', 'AGREED', 'moments', 'merge', 'apply', 'sharded_group_norm', 'ShardedGroupNorm']
 
 # %% ../nbs/14_beyond_one_device.ipynb #83e95600
-import sys
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .layers import GroupNorm
-from .ops import ACTIVATIONS, DTYPE, _check_tensor, check_activation, group_norm, layout
+from .ops import ACTIVATIONS, DTYPE, _check_tensor, check_activation, group_norm, is_dtensor, layout
 from .shapes import check_affine, check_eps, check_groups, grouped, per_channel, sizes
 
 # %% ../nbs/14_beyond_one_device.ipynb #e2ae2f38
@@ -302,11 +301,6 @@ def _on_ranks(input, num_groups, weight, bias, eps, activation, dim, group, spli
     return _Sharded.apply(input, weight, bias, num_groups, float(eps), activation, index, facts, group)
 
 # %% ../nbs/14_beyond_one_device.ipynb #1de84f0d
-def _is_dtensor(t):
-    "Is t a DTensor? Without importing what defines it: if nobody did, it is none."
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(t, module.DTensor)
-
 def _chunks(n, world):
     "Lengths of n things in `world` chunks, as torch.chunk and DTensor cut them: the last ones may be short or empty."
     chunk = -(-n//world)
@@ -328,7 +322,7 @@ def _on_mesh(input, num_groups, weight, bias, eps, activation):
 
     def local(name, v):
         "The parameter as the shard needs it; gradients of a DTensor are those of all ranks together."
-        if not _is_dtensor(v):
+        if not is_dtensor(v):
             if v is not None: _check_tensor(name, v)
             check_affine(name, v, input.shape[1])
             return v if v is None or split is None else v.split(split)[rank]
@@ -355,7 +349,7 @@ def sharded_group_norm(
     split:tuple=None,     # for dim=1: channels of each rank; saves a message, if groups stay whole all but the first
 )->Tensor:                # this rank's shard of the result; TypeError, ValueError, RuntimeError on all ranks
     "Group normalization of an input whose shards lie on several ranks, of unlike size if need be; once differentiable."
-    if _is_dtensor(input):
+    if is_dtensor(input):
         if (dim, group, split) != (None, None, None):
             raise ValueError(f"dim, group and split must not be given with a DTensor, which knows them, got {dim!r}, "
                              f"{group!r} and {split!r}")

@@ -18,6 +18,8 @@ torch.fx.wrap("group_norm")          # symbolic tracing takes the function as it
 class GroupNorm(torch.nn.GroupNorm):
     "torch.nn.GroupNorm with an optional activation: (N, C, *) to the same; raises TypeError or ValueError."
 
+    activation = None        # also of a module that was made by another class and is given this one
+
     def __init__(self,
         num_groups:int,       # G, must divide num_channels
         num_channels:int,     # C
@@ -26,7 +28,7 @@ class GroupNorm(torch.nn.GroupNorm):
         device=None,          # of the parameters
         dtype=None,           # of the parameters, a floating one
         *,
-        activation:str=None,  # None, "relu", "silu" or "gelu"
+        activation:str|None=None,  # None, "relu", "silu" or "gelu"
         bias:bool=True,       # learn a bias, if affine
     ):
         check_groups(num_channels, num_groups)

@@ -6,8 +6,9 @@
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
            'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'runs_kernels', 'for_card', 'executor',
            'new_statistics', 'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere',
-           'forward_on_card', 'backward_anywhere', 'backward_on_card', 'gradients', 'check_arguments', 'eager_backward',
-           'EagerGroupNorm', 'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed', 'group_norm']
+           'forward_on_card', 'backward_anywhere', 'backward_on_card', 'gradients', 'is_dtensor', 'check_arguments',
+           'eager_backward', 'EagerGroupNorm', 'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed',
+           'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -21,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
+from torch._C._functorch import TransformType, is_functorch_wrapped_tensor, is_legacy_batchedtensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import assume_constant_result, is_compiling, is_dynamo_compiling
 
 from . import cpu
 from .cpu import check_activation
@@ -397,9 +399,17 @@ def _check_tensor(name, t, like=None):
     if like is not None and t.device != like.device:
         raise ValueError(f"{name} must be on the device of input, {like.device}, got {t.device}")
 
+def is_dtensor(t):
+    "Is t a DTensor? Without importing what defines it: if nobody did, it is none."
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(t, module.DTensor)
+
 def check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)->Sizes:
     "Raise TypeError or ValueError, naming argument, rule and value, unless `group_norm` can take these."
     _check_tensor("input", input)
+    if is_dtensor(input):
+        raise TypeError("input must not be a DTensor, whose statistics may lie on other ranks: "
+                        "gn_nb.distributed.sharded_group_norm takes it, ShardedGroupNorm in a model")
     if input.dtype not in DTYPE: raise TypeError(f"input must be one of {', '.join(DTYPE.values())}, got {input.dtype}")
     s = sizes(input.shape, num_groups)
     if s.N*s.M == 1:        # torch's rule
@@ -445,8 +455,14 @@ def _straight(input, *others):
             and not any(t is not None and is_functorch_wrapped_tensor(t) for t in (input, *others)))
 
 # %% ../nbs/10_torch.ipynb #1e6ea80a
+@assume_constant_result
+def _differentiated():
+    "Is there a transform of torch.func but vmap? Asked once where code is compiled."
+    return any(level.key() != TransformType.Vmap for level in retrieve_all_functorch_interpreters())
+
 def _looked_into():
-    "Is a torch.func transform or a forward-mode derivative under way?"
+    "Is a torch.func transform or a forward-mode derivative under way? While a compiler looks, one other than vmap."
+    if is_compiling(): return _differentiated()
     return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 def eager_backward(dy, tensors, stats, s, eps, activation, needs):
@@ -634,7 +650,7 @@ def standard(input, num_groups, weight=None, bias=None, eps=1e-5, activation=Non
     x, *given = (t if t is None or not mixed else t.to(wide) for t in (input, weight, bias, scale, shift))
     weight, bias, scale, shift = given
     def each(t): return t.reshape(*t.shape, *(1,)*(input.ndim - 2))
-    y = F.group_norm(x, num_groups, weight, bias, eps)
+    y = torch.group_norm(x, num_groups, weight, bias, eps)        # F.group_norm may have been replaced by this one
     if scale is not None: y = y*(1 + each(scale))
     if shift is not None: y = y + each(shift)
     return ACTIVATIONS[activation](y).to(input.dtype)
@@ -648,14 +664,14 @@ def decomposed(input, num_groups, weight, bias, eps, activation=None, scale=None
 def group_norm(
     input:Tensor,         # (N, C, *spatial), float16, bfloat16, float32 or float64, rank >= 2
     num_groups:int,       # G, must divide C; groups are runs of neighbouring channels
-    weight:Tensor=None,   # (C,), any floating dtype, default 1
-    bias:Tensor=None,     # (C,), any floating dtype, default 0
+    weight:Tensor|None=None,   # (C,), any floating dtype, default 1
+    bias:Tensor|None=None,     # (C,), any floating dtype, default 0
     eps:float=1e-5,       # added to the biased variance, under the root
-    activation:str=None,  # None, "relu", "silu" or "gelu", applied last
+    activation:str|None=None,  # None, "relu", "silu" or "gelu", applied last
     *,
-    scale:Tensor=None,    # (N, C): the normalized value is multiplied by 1 + scale, before the activation
-    shift:Tensor=None,    # (N, C): added after `scale`
-    out:Tensor=None,      # where to write the result, may be input itself; without gradients only
+    scale:Tensor|None=None,    # (N, C): the normalized value is multiplied by 1 + scale, before the activation
+    shift:Tensor|None=None,    # (N, C): added after `scale`
+    out:Tensor|None=None,      # where to write the result, may be input itself; without gradients only
 )->Tensor:                # shape and dtype of input, channels_last if it is; raises TypeError or ValueError
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
     key = None
@@ -688,8 +704,7 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
         y = forward(input, s, weight, bias, eps, activation, scale, shift, stats, out if there else None)
         if there: increment_version(out)
     else:
-        compiling = is_compiling()
         args = input, s.G, weight, bias, eps, activation, scale, shift
-        if compiling and torch.onnx.is_in_onnx_export(): y = standard(*args)             # what it can translate
-        else: y = (plain if not compiling and _looked_into() else forward_op)(*args)[0]
+        if torch.onnx.is_in_onnx_export(): y = standard(*args)                           # what it can translate
+        else: y = (plain if _looked_into() else forward_op)(*args)[0]
     return y if out is None or y is out else out.copy_(y)

@@ -98,6 +98,22 @@ def programs():
     return get
 
 
+@pytest.mark.filterwarnings("ignore")             # what torch deprecates here is what is tested
+def test_the_exporter_before_dynamo(tmp_path):
+    model, file = nn.Sequential(nn.Conv2d(3, 8, 1), GroupNorm(4, 8, activation="silu")).eval(), tmp_path/"model.onnx"
+    torch.onnx.export(model, (rand(2, 3, 5, 6),), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
+    for n in (1, 4):
+        x = rand(n, 3, 5, 6, seed=n)
+        assert_close(run(session(onnx.load(file)), [x])[0], model(x), 5e-6)
+
+
+def test_where_it_stands_in_for_torchs_function(monkeypatch):
+    "As in a library whose code is not changed: torch's layer calls ours, and neither calls itself."
+    monkeypatch.setattr(nn.functional, "group_norm", group_norm)
+    layer, x = nn.GroupNorm(2, 8).eval(), rand(2, 8, 5)
+    assert_close(run(session(to_onnx(layer, [x], dynamic=False)), [x])[0], layer(x), 1e-4)
+
+
 TOLERANCE = {          # float32, on results of size up to ten
     18: 5e-6,          # InstanceNormalization: a few roundings
     21: 1e-4}          # mean of squares less square of mean, as ONNX has it: pairs of rank 2 may be near one another

@@ -477,6 +477,8 @@ def dtensors(rank, groups):
     must_raise(ValueError, "input must be sharded beyond dimension 0 along 1 axis of its mesh at most, got",
                sharded_group_norm, xd, 2)
     must_raise(ValueError, "dim, group and split must not be given with a DTensor", sharded_group_norm, xd, 2, dim=1)
+    must_raise(TypeError, "input must not be a DTensor, whose statistics may lie on other ranks: gn_nb.distributed."
+               "sharded_group_norm takes it", gn_nb.group_norm, xd, 2)
     partial = DTensor.from_local(random(2, 4, 3), line, [Partial()])
     must_raise(ValueError, "input must be sharded or replicated along each axis of its mesh, got (Partial(sum),)",
                sharded_group_norm, partial, 2)

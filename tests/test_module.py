@@ -201,3 +201,12 @@ def test_numbers_of_numpy():
     assert type(norm.eps) is float
     assert_close(norm(x), nn.GroupNorm(3, 6, eps=0.5)(x), 1e-6)
     must_raise(TypeError, "dtype must be a floating one, got torch.complex64", GroupNorm, 2, 6, dtype=torch.complex64)
+
+
+def test_a_module_that_is_given_the_class():
+    "As some libraries do, in place of a new module."
+    layer, x = nn.GroupNorm(2, 6), torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    wanted, text = layer(x), repr(layer)
+    layer.__class__ = GroupNorm
+    assert_close(layer(x), wanted, 1e-6)
+    assert repr(layer) == text and copy.deepcopy(layer).activation is None

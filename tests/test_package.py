@@ -1,6 +1,9 @@
 "The wheel: what is in it, what it asks for, and that every chapter is run with it."
+import ast
 import os
 import subprocess
+import sys
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -8,11 +11,13 @@ from email.parser import Parser
 
 import nbformat
 import pytest
-from execute import TIMED, execute
+from execute import TIMED, copy_to, execute
 from extension import translate
 from jupyter_cache import get_cache
 from packaging.requirements import Requirement
 from settings import root, settings
+
+import gn_nb
 
 # JAX, once another test of this process has imported it, warns of every fork; the children here do without it
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
@@ -23,10 +28,32 @@ PIP = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
 
 def test_contents(wheel):
     files = {f for f in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in f}
-    assert files == {str(p.relative_to(root)) for p in (root/"gn_nb").rglob("*.py")}
+    assert files == {str(p.relative_to(root)) for p in (root/"gn_nb").rglob("*.py")} | {"gn_nb/py.typed"}
     dist_info = {f.split("/", 1)[1] for f in zipfile.ZipFile(wheel).namelist() if ".dist-info/" in f}
     assert dist_info == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
     assert "py3-none-any" in wheel.name
+
+
+def test_the_sdist_builds_the_same_wheel(wheel, tmp_path):
+    "What a release uploads, and what packagers of other systems begin with."
+    command = [sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path]
+    done = subprocess.run(command, cwd=copy_to(tmp_path/"copy"), capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+    (source,), (built,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    def contents(path): return {i.filename: i.CRC for i in zipfile.ZipFile(path).infolist()
+                                if ".dist-info/" not in i.filename}
+    assert contents(built) == contents(wheel)
+    with tarfile.open(source) as t: names = {name.split("/", 1)[-1] for name in t.getnames()}
+    assert {"settings.ini", "LICENSE", "README.md", "gn_nb/py.typed"} <= names
+    assert not any(name.startswith("tests") for name in names)
+
+
+def test_what_type_checkers_see():
+    "The names that load when first used are imported for tools that only read."
+    tree = ast.parse((root/"gn_nb/__init__.py").read_text())
+    block, = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names if alias.name == alias.asname}
+    assert block.test.id == "TYPE_CHECKING" and seen == gn_nb._public
 
 
 def test_metadata(wheel):

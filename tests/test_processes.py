@@ -500,6 +500,50 @@ def test_a_read_only_package_is_cached_in_the_home_folder(read_only):
     assert not [*options["PYTHONPATH"].rglob("__pycache__")]
 
 
+def test_code_that_came_with_a_read_only_package_is_used(read_only):
+    "As in a container image that was built with one call of each kind."
+    home, options = read_only
+    package = options["PYTHONPATH"]/"gn_nb"
+    package.chmod(0o755)
+    child(first_call, PYTHONPATH=package.parent, NUMBA_CACHE_DIR=None)
+    kept = {*package.rglob("*.nb?")}
+    for folder in ((package/"__pycache__"), package, home): folder.chmod(0o555)
+    assert kept and not (found := slow(LATER, [options]*3)), found
+    assert {*package.rglob("*.nb?")} == kept and not [*home.iterdir()]
+
+
+def damaged():
+    "Two warnings, for the kernel and its driver, and the right result."
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        x = torch.arange(24.).reshape(2, 4, 3)
+        assert_close(group_norm(x, 2), torch.nn.functional.group_norm(x, 2), 1e-6)
+    print(*(str(w.message).replace(" ", "_") for w in found if "damaged" in str(w.message)))
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_damaged_code_is_thrown_away(tmp_path, kind, size):
+    assert not child(damaged, NUMBA_CACHE_DIR=tmp_path)
+    for file in tmp_path.rglob(f"*.{kind}"): os.truncate(file, size)
+    found = child(damaged, NUMBA_CACHE_DIR=tmp_path)
+    assert len(found) == 2 and all(f"machine_code_in_{tmp_path}" in text for text in found), found
+    assert not child(damaged, NUMBA_CACHE_DIR=tmp_path)
+
+
+def no_room():
+    "No file may have more than 4 kB."
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    damaged()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of files are those of POSIX")
+def test_a_full_disk(tmp_path):
+    assert not child(no_room, NUMBA_CACHE_DIR=tmp_path)
+    assert not [f for f in tmp_path.rglob("*.nbc") if f.stat().st_size]
+
+
 def test_nothing_may_be_written_at_all(read_only):
     home, options = read_only
     home.chmod(0o555)

@@ -270,6 +270,26 @@ class TestCompile:
             assert torch.equal(compiled(x, w), group_norm(x, 2, w))
         assert len(graphs) == 1
 
+    @torch_warns
+    @pytest.mark.parametrize("transform", [
+        grad, lambda f: lambda x: vjp(f, x)[1](torch.ones(()).double())[0], jacrev, jacfwd, lambda f: vmap(grad(f)),
+        lambda f: lambda x: jvp(f, (x,), (x.cos(),))[1], lambda f: grad(lambda x: vmap(f)(x).sum()),
+        lambda f: torch.func.hessian(lambda x: f(x[:1, :, :1]))], ids=str)
+    def test_transforms_within(self, transform):
+        "In one graph, as outside of a compiler; vmap alone keeps the operator."
+        def cubes(x): return group_norm(x if x.ndim == 3 else x[None], 2, activation="silu").pow(3).sum()
+        torch._dynamo.reset()
+        x, f = rand(2, 4, 5), transform(cubes)
+        assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x), 1e-9)
+
+    def test_vmap_within_keeps_the_operator(self):
+        torch._dynamo.reset()
+        seen = []
+        def note(gm, _): seen.extend(str(n.target) for n in gm.graph.nodes); return gm
+        x, f = rand(3, 2, 4, 5), vmap(lambda x: group_norm(x, 2))
+        assert_close(torch.compile(f, fullgraph=True, backend=note)(x), f(x), 1e-12)
+        assert "gn_nb.forward.default" in seen
+
     def test_errors_are_those_of_eager(self):
         torch._dynamo.reset()
         compiled = torch.compile(lambda x: group_norm(x, 3), backend="aot_eager")

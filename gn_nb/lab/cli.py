@@ -67,11 +67,14 @@ def doctor()->tuple:
         from numba.core.caching import FunctionCache
 
         from gn_nb import cpu
-        try: folder = Path(FunctionCache(cpu.drive).cache_path)
-        except RuntimeError: return "nowhere: each process compiles anew; NUMBA_CACHE_DIR can name a folder"
-        files = list(folder.glob("cpu.*.nbc"))
-        where = "beside the package" if folder.parent == Path(cpu.__file__).parent else f"in {folder}"
-        return f"{len(files)} files, {sum(f.stat().st_size for f in files)/1e6:.1f} MB, {where}"
+        def told(folder):
+            files = [f.stat().st_size for f in folder.glob("cpu.*.nbc")]
+            where = "beside the package" if folder.parent == Path(cpu.__file__).parent else f"in {folder}"
+            return f"{len(files)} files, {sum(files)/1e6:.1f} MB, {where}"
+        found = "; ".join(told(Path(reader.cache_path)) for reader in cpu.readers(cpu.drive)) or "none yet"
+        try: FunctionCache(cpu.drive)                                        # looks for a folder to write to
+        except RuntimeError: found += "; nothing can be kept: each process compiles what is missing"
+        return found
     def compiler():
         import torch
         cuda = (torch.version.cuda or "").split(".")[0]
