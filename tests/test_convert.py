@@ -4,11 +4,13 @@ import gc
 import io
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -594,6 +596,71 @@ class TestAccelerate:
         accelerate(model)
         x = rand(2, 3, 5, 5)
         assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), 1e-6)
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    "A process group of this process alone, for wrappers that ask for one."
+    if not dist.is_available() or not dist.is_gloo_available(): pytest.skip("torch's gloo is missing here")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try: yield
+    finally: dist.destroy_process_group()
+
+
+def refused(model, words):
+    "Every conversion refuses this model, and leaves it as it was and able to learn."
+    before = [id(m) for m in model.modules()]
+    for f in (convert_batch_norm, accelerate, to_torch):
+        for dry_run in (False, True):
+            must_raise(ValueError, f"model must not be or contain {words}", f, model, dry_run=dry_run)
+    assert [id(m) for m in model.modules()] == before
+    model(rand(2, 8, 3, 3)).sum().backward()
+
+
+def mixed(): return nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.GroupNorm(2, 8), nn.ReLU())
+
+
+@pytest.mark.filterwarnings("default::UserWarning:torch", "default::FutureWarning:torch",
+                            "default::DeprecationWarning:torch")
+class TestDistributed:
+    "What torch.distributed has wrapped or sharded remembers modules, weights or buffers: convert first."
+    def test_distributed_data_parallel(self, alone):
+        model = nn.parallel.DistributedDataParallel(mixed())
+        refused(model, "DistributedDataParallel (at the top): convert its module, then wrap it anew")
+        refused(nn.Sequential(nn.Identity(), model), "DistributedDataParallel (at 1): convert its module")
+        convert_batch_norm(model.module)
+        nn.parallel.DistributedDataParallel(model.module)(rand(2, 8, 3, 3)).sum().backward()
+
+    def test_fully_shard(self, alone):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh("cpu", (1,))
+        refused(fully_shard(mixed(), mesh=mesh), "FSDPModule (at the top): convert first, then shard")
+        model = mixed()
+        fully_shard(model[2], mesh=mesh)
+        refused(model, "FSDPModule (at 2): convert first, then shard")
+        model = mixed()
+        for f in (convert_batch_norm, accelerate): f(model)
+        fully_shard(model, mesh=mesh)(rand(2, 8, 3, 3)).sum().backward()
+
+    def test_sharded_parameters(self, alone):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import distribute_tensor
+        model = mixed()
+        model[2].bias = nn.Parameter(distribute_tensor(model[2].bias, init_device_mesh("cpu", (1,))))
+        words = "model must not be or contain DTensor (at 2.bias): convert first, then shard"
+        for f in (convert_batch_norm, accelerate, to_torch): must_raise(ValueError, words, f, model)
+
+    @pytest.mark.parametrize("originals", [False, True])
+    def test_fully_sharded_data_parallel(self, alone, originals):
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        model = FullyShardedDataParallel(mixed(), use_orig_params=originals, device_id=torch.device("cpu"))
+        refused(model, "FullyShardedDataParallel (at the top): convert first, then shard")
+
+    def test_a_class_of_somebody_else_may_have_such_a_name(self):
+        class FSDPModule(nn.Sequential): pass
+        assert accelerate(FSDPModule(nn.GroupNorm(2, 8))).changed
 
 
 MODELS = {}
