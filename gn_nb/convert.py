@@ -104,6 +104,10 @@ class Report:
         self.model, self.rows, self.by, self.note, self.dry_run = model, rows, by, note, dry_run
         self.affine = {}                                        # what calibrate remembers of each layer
 
+    def __call__(self, *args, **kwargs):
+        how = "left as it was" if self.dry_run else "changed in place"
+        raise TypeError(f"this is the report of {self.by}; the model, {how}, is report.model")
+
     @property
     def changed(self): return [row for row in self.rows if row.became]
 

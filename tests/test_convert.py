@@ -135,6 +135,13 @@ class TestBatchNorm:
         for f in (convert_batch_norm, accelerate, to_torch):
             must_raise(TypeError, "model must be a torch.nn.Module, got dict", f, {})
 
+    def test_a_report_is_no_model(self):
+        for options, words in (({}, "changed in place"), (dict(dry_run=True), "left as it was")):
+            model = convert_batch_norm(nn.Sequential(nn.BatchNorm2d(8)), **options)
+            must_raise(TypeError, f"this is the report of convert_batch_norm; the model, {words}, is report.model",
+                       model, rand(2, 8, 3, 3))
+            must_raise(TypeError, "this is the report", model, x=1)
+
     def test_only_skip_and_dry_run(self):
         def model(): return nn.ModuleDict({k: nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm1d(8)) for k in "ab"})
         def changed(**options): return [r.layer for r in convert_batch_norm(model(), **options).changed]
