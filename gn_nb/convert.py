@@ -7,8 +7,8 @@ __all__ = ['HOLDERS', 'STATE', 'ATTRIBUTES', 'ACTIVATIONS', 'KNOWN', 'RESNET_BLO
            'naming', 'GroupRule', 'Row', 'Report', 'check_model', 'places', 'scripted', 'chooser', 'own_attributes',
            'take_over', 'put', 'kept', 'GroupNormThen', 'TorchGroupNormThen', 'LazyGroupNorm', 'Found',
            'activation_name', 'hooked', 'unusual', 'own_method', 'library', 'looks_frozen', 'as_batch_norm', 'build',
-           'with_affine', 'convert_batch_norm', 'pooled', 'affine_of', 'uncalibrated', 'calibrate', 'kind', 'passes',
-           'followed', 'Fused', 'fusions', 'as_group_norm', 'accelerate', 'to_torch', 'imported', 'from_flax',
+           'with_affine', 'convert_batch_norm', 'pooled', 'affine_of', 'uncalibrated', 'run_on', 'calibrate', 'kind',
+           'passes', 'followed', 'Fused', 'fusions', 'as_group_norm', 'accelerate', 'to_torch', 'imported', 'from_flax',
            'from_keras', 'from_onnx']
 
 # %% ../nbs/13_converting.ipynb #7310e9b8
@@ -430,13 +430,25 @@ def uncalibrated(norm, known):
     if known: raise ValueError("weight and bias must be as the last calibration left them: calibrate, then train")
     return now
 
+def run_on(model, batch):
+    "Call a model with a tensor, or with a tuple, a list or a dict of its arguments; raises TypeError."
+    if isinstance(batch, dict): return model(**batch)
+    if not isinstance(batch, tuple | list): return model(batch)
+    try: return model(*batch)
+    except TypeError as e:
+        if len(batch) < 2: raise
+        raise TypeError(f"batches must hold the arguments of the model, got a {type(batch).__name__} of {len(batch)}: "
+                        f"if they are input and label, give (x for x, _ in loader); {e}") from e
+
 # %% ../nbs/13_converting.ipynb #37eb760e
 @torch.no_grad()
 def calibrate(
-    report:Report,  # of convert_batch_norm
-    batches,        # such as [x]; each a tensor, a tuple or a dict of arguments; put the model in eval mode before
+    report:Report,  # of convert_batch_norm; put its model in eval mode before
+    batches,        # such as (x for x, _ in loader): tensors, or tuples, lists or dicts of the model's arguments
 )->Report:          # which layers were set; raises TypeError or ValueError and leaves the model as it was
     "Run a converted model and set weight and bias: channels get the mean and deviation they had with BN."
+    if not isinstance(report, Report):
+        raise TypeError(f"report must be what convert_batch_norm returned, got {type(report).__name__}")
     if report.dry_run or report.by != "convert_batch_norm":
         source = "a dry run" if report.dry_run else report.by
         raise ValueError(f"report must come from a conversion, got that of {source}")
@@ -467,8 +479,7 @@ def calibrate(
         for batch in batches:
             count += 1
             seen.clear()
-            if isinstance(batch, dict): report.model(**batch)
-            else: report.model(*(batch if isinstance(batch, tuple | list) else [batch]))
+            run_on(report.model, batch)
     except BaseException:
         for layer, was in left.items():
             for p, v in zip((norms[layer].weight, norms[layer].bias), was):

@@ -946,6 +946,8 @@ class TestCalibrate:
         model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8))
         must_raise(ValueError, "report must come from a conversion, got that of a dry run", convert.calibrate,
                    convert_batch_norm(model, dry_run=True), [rand(2, 8, 3, 3)])
+        must_raise(TypeError, "report must be what convert_batch_norm returned, got Sequential", convert.calibrate,
+                   model, [rand(2, 8, 3, 3)])
         report = convert_batch_norm(model)
         must_raise(ValueError, "report must come from a conversion, got that of accelerate", convert.calibrate,
                    accelerate(nn.Sequential(nn.GroupNorm(2, 8))), [rand(2, 8, 3, 3)])
@@ -956,6 +958,10 @@ class TestCalibrate:
         for error, words, batches in (
                 (TypeError, "batches must be an iterable of batches, got a tensor", x),
                 (ValueError, "batches must hold at least 1 batch, got none", []),
+                (TypeError, "batches must hold the arguments of the model, got a tuple of 2: if they are input and "
+                 "label, give (x for x, _ in loader); Sequential.forward() takes 2 positional arguments but 3 were "
+                 "given", [x, (x, torch.zeros(2))]),
+                (TypeError, "batches must hold the arguments of the model, got a list of 3", [[x, x, x]]),
                 (ValueError, "0: weight must have shape (16,), one value for each channel, got (8,)",
                  [rand(2, 16, 3, 3)]),
                 (ValueError, "1: weight must have shape (16,), one value for each channel, got (8,)",
