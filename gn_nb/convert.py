@@ -6,10 +6,10 @@
 __all__ = ['HOLDERS', 'STATE', 'ATTRIBUTES', 'ACTIVATIONS', 'KNOWN', 'RESNET_BLOCK', 'NORM_THEN', 'MODULES', 'gcd_groups',
            'naming', 'GroupRule', 'Row', 'Report', 'check_model', 'places', 'scripted', 'chooser', 'own_attributes',
            'take_over', 'put', 'kept', 'GroupNormThen', 'TorchGroupNormThen', 'LazyGroupNorm', 'Found',
-           'activation_name', 'hooked', 'unusual', 'own_method', 'library', 'looks_frozen', 'as_batch_norm', 'build',
-           'with_affine', 'convert_batch_norm', 'pooled', 'affine_of', 'uncalibrated', 'run_on', 'calibrate', 'kind',
-           'passes', 'followed', 'Fused', 'fusions', 'as_group_norm', 'accelerate', 'to_torch', 'imported', 'from_flax',
-           'from_keras', 'from_onnx']
+           'activation_name', 'hooked', 'unusual', 'own_method', 'library', 'class_names', 'looks_frozen',
+           'as_batch_norm', 'build', 'with_affine', 'convert_batch_norm', 'pooled', 'affine_of', 'uncalibrated',
+           'run_on', 'calibrate', 'kind', 'passes', 'followed', 'Fused', 'fusions', 'as_group_norm', 'accelerate',
+           'to_torch', 'imported', 'from_flax', 'from_keras', 'from_onnx']
 
 # %% ../nbs/13_converting.ipynb #7310e9b8
 import html
@@ -92,10 +92,10 @@ class GroupRule:
 class Row(NamedTuple):
     "One normalization that a conversion looked at."
     layer:str      # path in the model, as in named_modules; "" is the model itself
-    was:str        # class before
+    was:str        # class before, with its package if both classes have the same name
     channels:int   # 0 for a lazy layer that has not seen an input
     groups:int     # 0 where there are none, or none yet
-    became:str     # class after; "" if it was left alone
+    became:str     # class after, likewise; "" if it was left alone
     kept:str       # what was kept, or why it was left
 
 class Report:
@@ -324,6 +324,11 @@ def own_method(module):
 def library(module):
     "Name of the package that a module's class comes from."
     return type(module).__module__.split(".")[0]
+
+def class_names(old, new):
+    "Names of two classes for a report, with their packages if the names alone are the same."
+    names = [type(m).__name__ for m in (old, new)]
+    return names if names[0] != names[1] else [f"{library(m)} {name}" for m, name in zip((old, new), names)]
 
 def looks_frozen(module):
     "Whether a class calls itself a frozen batch normalization and holds its four vectors."
@@ -595,16 +600,16 @@ def accelerate(
     rows, new, acts = [], {}, {}
     for old, f in found.items():
         layer, *others = (place for _, _, place in where[old])
-        slots, became = fused.get(old, []), ""
+        slots, was, became = fused.get(old, []), type(old).__name__, ""
         note = f.why_not or ("" if old in chosen else "not chosen")
         if not note and isinstance(old, GroupNorm) and not slots: note = "fast already"
         if not note:
             behind = [parent._modules[name] for parent, name in slots]
             with naming(layer): new[old] = build(f, old.num_groups, activation_name(behind[0]) if behind else None)
             acts |= {slot: Fused(act, kind(slot[0]) == RESNET_BLOCK) for slot, act in zip(slots, behind)}
-            became, note = type(new[old]).__name__, kept(old, new[old], f, others)
+            (was, became), note = class_names(old, new[old]), kept(old, new[old], f, others)
             if not new[old].activation and old in why_not: note += f"; {why_not[old]}"
-        rows.append(Row(layer, type(old).__name__, f.channels, old.num_groups, became, note))
+        rows.append(Row(layer, was, f.channels, old.num_groups, became, note))
     return Report(model if dry_run else put(model, where, new, acts), rows, "accelerate", scripted(where), dry_run)
 
 # %% ../nbs/13_converting.ipynb #db89d8f8
@@ -629,13 +634,13 @@ def to_torch(
     for old in where:
         if not isinstance(old, GroupNorm): continue
         layer, *others = (place for _, _, place in where[old])
-        f, became, note = as_group_norm(old), "", "lazy: give the model an input first"
+        f, was, became, note = as_group_norm(old), type(old).__name__, "", "lazy: give the model an input first"
         if f: note = f.why_not
         if f and not f.why_not:
             then = {"activation": MODULES[old.activation]()} if old.activation and old not in unfused else f.then
             with naming(layer): new[old] = build(f, old.num_groups, then=then, plain=True)
-            became, note = type(new[old]).__name__, kept(old, new[old], f, others)
-        rows.append(Row(layer, type(old).__name__, old.num_channels, old.num_groups, became, note))
+            (was, became), note = class_names(old, new[old]), kept(old, new[old], f, others)
+        rows.append(Row(layer, was, old.num_channels, old.num_groups, became, note))
     return Report(model if dry_run else put(model, where, new, acts), rows, "to_torch", scripted(where), dry_run)
 
 # %% ../nbs/13_converting.ipynb #683bb99d

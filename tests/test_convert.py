@@ -325,7 +325,9 @@ class TestBatchNorm:
             assert_close(model(x), wanted, 1e-5)
             assert sorted(model.state_dict()) == sorted(names) and accelerate(model).changed == []
             row, = to_torch(model).rows
-            assert not isinstance(model[0], GroupNorm) and row.became == type(model[0]).__name__
+            torch_name = type(model[0]).__name__
+            assert not isinstance(model[0], GroupNorm)
+            assert row.became == ("torch GroupNorm" if torch_name == "GroupNorm" else torch_name)
             assert_close(model(x), wanted, 1e-6)
             assert sorted(model.state_dict()) == sorted(names)
 
@@ -404,14 +406,16 @@ class TestAccelerate:
         model = random_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8, eps=1e-3), nn.Identity(), act))
         reference, text, x = copy.deepcopy(model), repr(model), rand(2, 3, 7, 7)
         report = accelerate(model)
-        assert type(model[1]) is GroupNorm and model[1].activation == name and report.rows[0].became == "GroupNorm"
+        assert type(model[1]) is GroupNorm and model[1].activation == name
+        assert (report.rows[0].was, report.rows[0].became) == ("torch GroupNorm", "gn_nb GroupNorm")
         assert (f"applies {name}" if name else "no activation known") in report.rows[0].kept
         assert isinstance(model[3], convert.Fused) == bool(name)
         for a, b in zip(grads(model, x), grads(reference, x), strict=True): assert_close(a, b, 1e-5)
         assert [*model.state_dict()] == [*reference.state_dict()]
         model.load_state_dict(reference.state_dict()); reference.load_state_dict(model.state_dict())
         assert "fast already" in accelerate(model).rows[0].kept
-        to_torch(model)
+        row, = to_torch(model).rows
+        assert (row.was, row.became) == ("gn_nb GroupNorm", "torch GroupNorm")
         assert repr(model) == text and type(model[1]) is nn.GroupNorm and torch.equal(model(x), reference(x))
 
     def test_only_what_is_known_to_follow(self):
@@ -561,7 +565,7 @@ class TestAccelerate:
         must_raise(ValueError, "only ('7') fits none of the 2", accelerate, model, only="7")
         assert [r.layer for r in accelerate(model, skip="2").changed] == ["0"]
         report = to_torch(model, dry_run=True)
-        assert isinstance(model[1], convert.Fused) and report.rows[0].became == "GroupNorm"
+        assert isinstance(model[1], convert.Fused) and report.rows[0].became == "torch GroupNorm"
 
     def test_after_a_conversion(self):
         model = random_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
@@ -578,6 +582,13 @@ class TestAccelerate:
             def forward(self, x): return -super().forward(x)
         model = nn.Sequential(Odd(2, 8), Ours(2, 8))
         assert accelerate(model).changed == [] == to_torch(model).changed and type(model[0]) is Odd
+
+    def test_classes_are_told_apart_where_their_names_are_the_same(self):
+        class Mine(nn.GroupNorm): pass
+        model = nn.Sequential(Mine(2, 8), nn.GroupNorm(2, 8), GroupNorm(2, 8))
+        names = [(r.was, r.became) for r in accelerate(model).rows]
+        assert names == [("Mine", "GroupNorm"), ("torch GroupNorm", "gn_nb GroupNorm"), ("GroupNorm", "")]
+        assert {(r.was, r.became) for r in to_torch(model).rows} == {("gn_nb GroupNorm", "torch GroupNorm")}
 
     @pytest.mark.parametrize("act", ["relu", "silu", "gelu"])
     def test_to_torch_of_models_built_with_the_package(self, act):
