@@ -36,6 +36,9 @@ def random_weights(model, seed=0):
     return model
 
 
+def in_threes(layer, C): return C//3
+
+
 def expected(x, G, norm, eps=None):
     return F.group_norm(x, G, norm.weight, norm.bias, norm.eps if eps is None else eps)
 
@@ -235,8 +238,14 @@ class TestBatchNorm:
                    convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d()), group_size=4).model, rand(2, 10, 3, 3))
 
     def test_lazy_ones_can_be_pickled_once_they_are_known(self):
+        "And before, unless their rule cannot."
         model = convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d()), rule=lambda layer, C: 3).model
         x = rand(2, 12, 3, 3)
+        with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"): pickle.dumps(model)
+        early = convert_batch_norm(nn.Sequential(nn.LazyBatchNorm2d()), rule=in_threes).model
+        early = pickle.loads(pickle.dumps(early))
+        early(x)
+        assert early[0].num_groups == 4
         y = model(x)
         assert torch.equal(pickle.loads(pickle.dumps(model))(x), y)
 
