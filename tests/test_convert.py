@@ -690,6 +690,28 @@ class TestDistributed:
         assert accelerate(FSDPModule(nn.GroupNorm(2, 8))).changed
 
 
+@pytest.mark.filterwarnings("default::UserWarning:torch", "default::DeprecationWarning")
+def test_quantization_knows_the_layer_of_torch_alone():
+    "The row of chapter 11's table."
+    from torch.ao import quantization
+    if torch.backends.quantized.engine == "none": pytest.skip("torch was built without quantized operators here")
+
+    def quantized(model):
+        model = nn.Sequential(quantization.QuantStub(), model, quantization.DeQuantStub()).eval()
+        model.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)
+        prepared = quantization.prepare(model)
+        prepared(x)
+        return quantization.convert(prepared)
+
+    x, model = rand(2, 8, 3, 3), nn.Sequential(nn.Conv2d(8, 8, 1), GroupNorm(2, 8))
+    as_it_is = quantized(copy.deepcopy(model))
+    assert type(as_it_is[1][1]) is GroupNorm
+    must_raise(TypeError, "input must have a floating dtype, got torch.quint8", as_it_is, x)
+    found = quantized(to_torch(copy.deepcopy(model)).model)
+    assert type(found[1][1]) is torch.ao.nn.quantized.GroupNorm
+    assert_close(found(x), model.eval()(x), 0.1)              # 8 bits: steps of about 0.02 before and after the layer
+
+
 MODELS = {}
 
 
