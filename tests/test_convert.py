@@ -693,7 +693,7 @@ class TestDistributed:
 @pytest.mark.filterwarnings("default::UserWarning:torch", "default::DeprecationWarning")
 def test_quantization_knows_the_layer_of_torch_alone():
     "The row of chapter 11's table."
-    from torch.ao import quantization
+    quantization = pytest.importorskip("torch.ao.quantization")
     if torch.backends.quantized.engine == "none": pytest.skip("torch was built without quantized operators here")
 
     def quantized(model):
@@ -703,13 +703,14 @@ def test_quantization_knows_the_layer_of_torch_alone():
         prepared(x)
         return quantization.convert(prepared)
 
+    torch.manual_seed(0)
     x, model = rand(2, 8, 3, 3), nn.Sequential(nn.Conv2d(8, 8, 1), GroupNorm(2, 8))
     as_it_is = quantized(copy.deepcopy(model))
     assert type(as_it_is[1][1]) is GroupNorm
     must_raise(TypeError, "input must have a floating dtype, got torch.quint8", as_it_is, x)
     found = quantized(to_torch(copy.deepcopy(model)).model)
     assert type(found[1][1]) is torch.ao.nn.quantized.GroupNorm
-    assert_close(found(x), model.eval()(x), 0.1)              # 8 bits: steps of about 0.02 before and after the layer
+    assert_close(found(x), model(x), 0.2)        # three roundings, to steps of 0.03 to 0.05; errors seen: 0.06 to 0.1
 
 
 MODELS = {}
@@ -1012,6 +1013,9 @@ class TestCalibrate:
             must_raise(error, words, convert.calibrate, report, batches)
             assert not any(m._forward_pre_hooks for m in model)
             for k, v in model.state_dict().items(): assert torch.equal(v, before[k]), (words, k)
+
+    def test_a_tuple_of_one_needs_no_hint(self):
+        assert "batches" not in must_raise(TypeError, "", convert.run_on, nn.Conv2d(8, 8, 1), (None,))
 
 
 GOLDEN = json.loads((ROOT/"tests/golden/frameworks.json").read_text(encoding="utf-8"))
