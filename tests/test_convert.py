@@ -635,10 +635,10 @@ def alone(tmp_path, monkeypatch):
     finally: dist.destroy_process_group()
 
 
-def refused(model, words):
-    "Every conversion refuses this model, and leaves it as it was and able to learn."
+def refused(model, words, conversions=(convert_batch_norm, accelerate, to_torch)):
+    "These conversions refuse this model, and leave it as it was and able to learn."
     before = [id(m) for m in model.modules()]
-    for f in (convert_batch_norm, accelerate, to_torch):
+    for f in conversions:
         for dry_run in (False, True):
             must_raise(ValueError, f"model must not be or contain {words}", f, model, dry_run=dry_run)
     assert [id(m) for m in model.modules()] == before
@@ -654,8 +654,12 @@ class TestDistributed:
     "What torch.distributed has wrapped or sharded remembers modules, weights or buffers: convert first."
     def test_distributed_data_parallel(self, alone):
         model = nn.parallel.DistributedDataParallel(mixed())
-        refused(model, "DistributedDataParallel (at the top): convert its module, then wrap it anew")
-        refused(nn.Sequential(nn.Identity(), model), "DistributedDataParallel (at 1): convert its module")
+        words = "convert its module, then wrap it anew"
+        refused(model, f"DistributedDataParallel (at the top): {words}", [convert_batch_norm])
+        refused(nn.Sequential(nn.Identity(), model), f"DistributedDataParallel (at 1): {words}", [convert_batch_norm])
+        for f in (accelerate, to_torch):                                # the same parameters in other modules
+            assert f(model).changed
+            model(rand(2, 8, 3, 3)).sum().backward()
         convert_batch_norm(model.module)
         nn.parallel.DistributedDataParallel(model.module)(rand(2, 8, 3, 3)).sum().backward()
 
