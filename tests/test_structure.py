@@ -26,9 +26,12 @@ LAB = {"numpy", "torch", "matplotlib", "sklearn", "numba", "llvmlite", "scipy", 
 
 
 def imports(path):
-    "Absolute names of all that a module imports, wherever in it: 'gn_nb.shapes', 'numpy'."
-    package = path.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    "Absolute names of all that a module imports when it runs, wherever in it: 'gn_nb.shapes', 'numpy'."
+    package, tree = path.relative_to(root).parent.parts, ast.parse(path.read_text(encoding="utf-8"))
+    read = (node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    never = {inner for node in read for part in node.body for inner in ast.walk(part)}
+    for node in ast.walk(tree):
+        if node in never: continue
         if isinstance(node, ast.Import): yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[:len(package) - node.level + 1] if node.level else ()
