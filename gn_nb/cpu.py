@@ -6,9 +6,9 @@
 __all__ = ['INT', 'LONG', 'HALF', 'FLOAT', 'DOUBLE', 'STORED', 'SIZE', 'HOST', 'APART', 'ARRAYS', 'FIELDS', 'LINE', 'COUNTERS',
            'width', 'itemsize', 'ROUNDS_BFLOAT', 'store', 'stream', 'is_apart', 'to_apart', 'to_order', 'plainly',
            'inside', 'DEGREE', 'POWER', 'MAGIC', 'LOG2E', 'power_polynomial', 'libm_exp', 'libm_erf', 'LN2_HIGH',
-           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'AHEAD',
-           'CHANNELS', 'NARROW', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS', 'GRAIN',
-           'NEAR', 'SHORT', 'ODD', 'STREAM', 'SLIM', 'FOURS', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
+           'LN2_REST', 'MILLS', 'mills_polynomial', 'ROOT_HALF', 'DENSITY', 'FOLD', 'RESULTS', 'TILE', 'ROOM', 'SPACE',
+           'AHEAD', 'CHANNELS', 'NARROW', 'CLOSE', 'MIDDLE', 'WIDE', 'KERNELS', 'forked', 'UNIT_RUN', 'UNIT_ROWS',
+           'GRAIN', 'NEAR', 'SHORT', 'ODD', 'STREAM', 'SLIM', 'FOURS', 'FEW', 'PARTS', 'ARRAY', 'MEAN', 'SUMS', 'SIZES',
            'THREADS', 'CALL', 'ORDER', 'STEPS', 'call_at', 'order_at', 'order_of', 'ACTIVATIONS', 'Lanes', 'Block',
            'Work', 'lanes', 'where_less', 'total', 'load', 'load_some', 'load_last', 'store_some', 'prefetch',
            'put_element', 'element', 'wide', 'rounded', 'add_to', 'in_order', 'plain_nan', 'part', 'put_part', 'some',
@@ -780,12 +780,13 @@ def forward_runs(p, t):
 # %% ../nbs/07_cpu.ipynb #e5ece5f1
 TILE = 1024                  # channels of one set of tables
 ROOM = TILE + 16             # elements from table to table
+SPACE = 1 << 14              # elements on the stack: five tables, or more numbers of another kind
 
 @intrinsic
 def tables(typingctx, p):
-    "Five tables of TILE elements on the stack, ROOM elements apart: the address of the first."
+    "Room for five tables of TILE elements on the stack, ROOM elements apart: the address of the first."
     def codegen(context, builder, sig, args):
-        with builder.goto_entry_block(): space = builder.alloca(ir.ArrayType(STORED[p.lanes.dtype], 5*ROOM))
+        with builder.goto_entry_block(): space = builder.alloca(ir.ArrayType(STORED[p.lanes.dtype], SPACE))
         space.align = 64
         return builder.ptrtoint(space, LONG)
     return types.int64(p), codegen
@@ -1397,7 +1398,7 @@ def backward_short(p, t):
 
 # %% ../nbs/07_cpu.ipynb #cpu-middle
 MIDDLE = 1 << 10             # elements of a channel whose sums may stay in lanes
-WIDE = 5*ROOM//32            # channels of a group for which the tables have room: two registers for each
+WIDE = SPACE//32             # channels of a group for which the tables have room: two registers for each
 
 @plainly()
 def sample_gradients(p, n, g, h):
