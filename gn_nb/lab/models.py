@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'MODELS', 'EVALUATIONS', 'BatchNorm', 'precise', 'groups_of', 'ByVariance', 'by_variance', 'BatchRenorm',
-           'GhostNoise', 'PerGroup', 'Offset', 'grouped', 'gn', 'norm_layer', 'Standardized', 'Block', 'resnet', 'vgg',
-           'UNet', 'Peaks', 'video', 'initialize', 'build', 'set_evaluation', 'freeze']
+           'GhostNoise', 'PerGroup', 'Offset', 'grouped', 'gn', 'layer_norm', 'instance_norm', 'norm_layer',
+           'Standardized', 'Block', 'resnet', 'vgg', 'UNet', 'Peaks', 'video', 'initialize', 'build', 'set_evaluation',
+           'freeze']
 
 # %% ../../nbs/94_models.ipynb #a9766590
 import math
@@ -26,9 +27,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def __init__(self,
         num_channels:int,    # C
         ghost:int=None,      # samples that share statistics, must divide N; None: the whole batch
-        **more,              # of torch's: eps, momentum, affine
+        eps:float=1e-5, momentum:float=.1, affine:bool=True,     # as torch's
     ):
-        super().__init__(num_channels, **more)
+        super().__init__(num_channels, eps, momentum, affine)
         self.ghost, self.evaluate, self.frozen = ghost, "running", False
 
     def forward(self, x):
@@ -104,9 +105,9 @@ class ByVariance(nn.Module):
         shape = (1, -1) + (1,)*(x.ndim - 2)
         return ((xg - mean)/(var + self.eps)).reshape(x.shape)*self.weight.reshape(shape) + self.bias.reshape(shape)
 
-def by_variance(C, num_groups=None, group_size=None, fallback=None, **more):
+def by_variance(C, num_groups:int=None, group_size:int=None, fallback:str=None, eps:float=1e-5):
     "`ByVariance` by number or by size of the groups."
-    return ByVariance(C, groups_of(C, num_groups, group_size, fallback), **more)
+    return ByVariance(C, groups_of(C, num_groups, group_size, fallback), eps)
 
 # %% ../../nbs/94_models.ipynb #1ed75c98
 class BatchRenorm(BatchNorm):
@@ -115,9 +116,9 @@ class BatchRenorm(BatchNorm):
         num_channels:int,      # C
         r_max:float=3.,        # largest correction of the scale, and 1 over the smallest
         d_max:float=5.,        # of the mean, in standard deviations
-        **more,                # of torch's: eps, momentum
+        eps:float=1e-5, momentum:float=.1,     # as torch's
     ):
-        super().__init__(num_channels, **more)
+        super().__init__(num_channels, eps=eps, momentum=momentum)
         self.r_max, self.d_max = r_max, d_max
 
     def forward(self, x):
@@ -178,18 +179,26 @@ class Offset(nn.Module):
 
     def forward(self, x): return x + self.shift.reshape(1, -1, *(1,)*(x.ndim - 2))
 
-def grouped(C, groups, affine="channel", eps=1e-5):
+def grouped(C, groups, affine:str="channel", eps:float=1e-5):
     "Group normalization with weight and bias per channel, per group, or without."
     known("affine", affine, dict(channel=0, group=0, none=0))
     norm = GroupNorm(groups, C, eps, affine=affine == "channel")
     return nn.Sequential(norm, PerGroup(C, groups)) if affine == "group" else norm
 
-def gn(C, num_groups=None, group_size=None, fallback=None, **more):
+def gn(C, num_groups:int=None, group_size:int=None, fallback:str=None, affine:str="channel", eps:float=1e-5):
     "Group normalization by number or by size of the groups."
-    return grouped(C, groups_of(C, num_groups, group_size, fallback), **more)
+    return grouped(C, groups_of(C, num_groups, group_size, fallback), affine, eps)
 
-NORMS = dict(none=nn.Identity, bn=BatchNorm, ln=lambda C, **more: grouped(C, 1, **more),
-             **{"in": lambda C, **more: grouped(C, C, **more)}, gn=gn, variance=by_variance, renorm=BatchRenorm)
+def layer_norm(C, affine:str="channel", eps:float=1e-5):
+    "Layer normalization: one group."
+    return grouped(C, 1, affine, eps)
+
+def instance_norm(C, affine:str="channel", eps:float=1e-5):
+    "Instance normalization: a group for each channel."
+    return grouped(C, C, affine, eps)
+
+NORMS = {"none": lambda C: nn.Identity(), "bn": BatchNorm, "ln": layer_norm, "in": instance_norm, "gn": gn,
+         "variance": by_variance, "renorm": BatchRenorm}
 
 def norm_layer(
     C:int,               # channels
@@ -223,7 +232,7 @@ class Block(nn.Module):
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(y + F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, self.extra)))
 
-def resnet(norm, channels, classes, depth=20, width=16):
+def resnet(norm, channels, classes, depth:int=20, width:int=16):
     "A residual network for small images: 6n + 2 layers in three stages, the width doubling."
     if depth < 8 or depth % 6 != 2: raise ValueError(f"depth must be 6n + 2: 8, 14, 20, ..., got {depth}")
     layers, before = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), norm(width), nn.ReLU()], width
@@ -234,7 +243,7 @@ def resnet(norm, channels, classes, depth=20, width=16):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
 # %% ../../nbs/94_models.ipynb #fe820e39
-def vgg(norm, channels, classes, width=16, pools=5):
+def vgg(norm, channels, classes, width:int=16, pools:int=5):
     "Like VGG-11, narrower: eight convolutions in five stages, the first `pools` of which end in a pooling."
     layers, before = [], channels
     for stage, (factor, count) in enumerate(((1, 1), (2, 1), (4, 2), (8, 2), (8, 2))):
@@ -247,7 +256,7 @@ def vgg(norm, channels, classes, width=16, pools=5):
 # %% ../../nbs/94_models.ipynb #78be4af7
 class UNet(nn.Module):
     "(N, channels, H, W) to logits (N, classes, H, W); H and W must be divisible by 4."
-    def __init__(self, norm, channels, classes, width=16):
+    def __init__(self, norm, channels, classes, width:int=16):
         super().__init__()
         def convs(before, after):
             return nn.Sequential(*(m for b in (before, after) for m in
@@ -269,7 +278,7 @@ class Peaks(nn.Module):
     "(N, C, T, H, W) to (N, C): the largest value of each frame, averaged over the frames."
     def forward(self, x): return x.amax((3, 4)).mean(2)
 
-def video(norm, channels, classes, widths=(8, 16, 32), strides=(1, 2, 2), pool="mean"):
+def video(norm, channels, classes, widths:tuple=(8, 16, 32), strides:tuple=(1, 2, 2), pool:str="mean"):
     "Three convolutions over time and space; `strides` are those in space, time is kept; `pool`: mean or peaks."
     if len(strides) != len(widths): raise ValueError(f"strides ({strides}) must have one for each of widths ({widths})")
     layers, before = [], channels
