@@ -3,6 +3,7 @@
 Sweeps run in processes of their own, started as a reader would start them, and are killed as a power cut would.
 """
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,10 +21,11 @@ from pyarrow import parquet
 
 from gn_nb.lab import data as lab_data
 from gn_nb.lab import sweep as lab
+from gn_nb.lab import train as lab_train
 from gn_nb.lab.cli import main
 from gn_nb.lab.evidence import recorded as recorded_by
 from gn_nb.lab.models import build
-from gn_nb.lab.train import run, train
+from gn_nb.lab.train import check_config, run, train
 from gn_nb.testing import assert_close, must_raise
 
 COMMAND = (str(Path(sys.executable).with_name("gn-nb")),)
@@ -147,7 +149,7 @@ def test_a_cluster_that_loses_a_worker(tmp_path, started):
     wait_for(lambda: recorded(path) >= 2)
     first.kill()
     out, err = sweep.communicate(timeout=180)
-    assert sweep.returncode == 0 and "8 done" in out and "1 crashed" in out, (out, err)
+    assert sweep.returncode == 1 and "8 done" in out and "1 crashed" in out, (out, err)
     records = {r["key"]: r for r in each_once(path, configs)}
     here = run(configs[0])                                              # the same numbers as at home
     assert records[lab.key(configs[0])]["curves"] == here["curves"]
@@ -165,7 +167,7 @@ def test_torchrun(tmp_path, norm, alone):
                             "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", *COMMAND, "train",
                             str(tmp_path/"config.json"), "--quiet"],
                            env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=180)
-    assert found.returncode == 0, found.stderr
+    assert found.returncode == 0 and "Warning" not in found.stderr, found.stderr
     record, = map(json.loads, found.stdout.splitlines())                # one process speaks for all
     wanted = run(config | {"norm": alone})
     # five digits are kept, and rounding in float32 grows little in 30 steps
@@ -204,6 +206,260 @@ def test_a_broken_line_is_reported_and_skipped(tmp_path, monkeypatch):
     with pytest.warns(UserWarning) as said: assert recorded_by("example") == good
     message, = (str(w.message) for w in said)
     assert [line.split(" skipped")[0] for line in message.splitlines()] == [f"{path}:{k}:" for k in (2, 3, 7)]
+
+
+# What is asked wrongly
+
+GN4 = {"name": "gn", "num_groups": 4}
+RIGHT = {"data": "digits", "model": {"name": "resnet", "depth": 8, "width": 8}, "norm": GN4,
+         "train": {"epochs": 1, "lr": .1}}
+
+
+def own_net(norm, channels, classes, scale=1, **more):
+    "A network of one's own, which asks for no normalization; it takes options that its signature does not name."
+    return build("plain", "none", channels, classes)
+
+
+@pytest.fixture
+def ask(tmp_path, capsys):
+    "A function that writes a file, text or plain data, and gives status, output and errors of a command on it."
+    def asked(command, holds, *more, name="exp.json"):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        text = holds if isinstance(holds, str) else json.dumps(holds)
+        (tmp_path/name).write_text(text, encoding="utf-8")
+        where = () if command == "train" else ("--results", str(tmp_path/"results"))
+        try: status = main([command, str(tmp_path/name), *where, *more])
+        except SystemExit as e: status = e.code
+        return status, *capsys.readouterr()
+    return asked
+
+
+@pytest.mark.parametrize("option, value, said", [
+    ("--workers", "-1", "must be an integer of at least 0, got '-1'"), ("--workers", "two", "got 'two'"),
+    ("--workers", "1.5", "got '1.5'"), ("--seconds", "-5", "must be a number of at least 0, got '-5'"),
+    ("--seconds", "nan", "got 'nan'")])
+def test_the_command_refuses_what_is_below_0(tmp_path, option, value, said):
+    found = subprocess.run([*COMMAND, "sweep", "example", "--quiet", "--results", str(tmp_path), option, value],
+                           env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2 and f"argument {option}: " in found.stderr and said in found.stderr, found.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_sweep_refuses_what_is_below_0(tmp_path):
+    for wrong in ({"workers": -1}, {"seconds": -5}, {"seconds": math.nan}):
+        (name, value), = wrong.items()
+        must_raise(ValueError, f"{name} ({value}) must be at least 0", lab.sweep, [QUICK], tmp_path/"no"/"a.jsonl",
+                   progress=False, **{"workers": 0} | wrong)
+    assert not [*tmp_path.iterdir()]
+    must_raise(ValueError, "workers (-1) must be at least 0", next, lab.local([QUICK], workers=-1))
+
+
+WRONG = [({"train": {"epoch": 3}}, "got 'epoch'; did you mean 'epochs'?"), ({"train": {"seed": 1}}, "got 'seed'"),
+         ({"train": 3}, "train must be a dict of options, got 3"),
+         ({"train": {"lr": "0.1"}}, "train.lr must be a number, got '0.1'"),
+         ({"train": {"batch_size": "32"}}, "train.batch_size must be an integer, got '32'"),
+         ({"train": {"batch_size": 0}}, "train.batch_size (0) must be at least 1"),
+         ({"train": {"epochs": True}}, "train.epochs must be an integer, got True"),
+         ({"train": {"augmented": 1}}, "train.augmented must be true or false, got 1"),
+         ({"train": {"schedule": ["cosine"]}}, "train.schedule must be a text, got ['cosine']"),
+         ({"train": {"epochs": None}}, "train.epochs must be an integer, got None"),
+         ({"model": "resnt"}, "got 'resnt'; did you mean 'resnet'?"), ({"model": {"depth": 8}}, "model must be a name"),
+         ({"model": {"name": "resnet", "dept": 8}}, "got 'dept'; did you mean 'depth'?"),
+         ({"model": {"name": "plain", "norm": "bn"}}, "model must have options among "),
+         ({"model": {"name": "video", "widths": 8}}, "model.widths must be a list, got 8"),
+         ({"model": "gn_nb.lab.train:nothing"}, "model must name a function, got 'gn_nb.lab.train:nothing'"),
+         ({"data": ["digits"]}, "data must be a name, or a dict with a name, got ['digits']"),
+         ({"data": {"noise": 1}}, "data must be a name, or a dict with a name, got {'noise': 1}"),
+         ({"data": {"name": "digits", "nois": 1}}, "got 'nois'; did you mean 'noise'?"),
+         ({"data": {"name": "digits", "frames": 1}}, "got 'frames'"),
+         ({"data": {"name": "clips", "frames": "8"}}, "data.frames must be an integer, got '8'"),
+         ({"norm": "batchnorm"}, "norm must be one of none, bn, ln, in, gn, "),
+         ({"norm": {"name": "bn", "gohst": 2}}, "got 'gohst'; did you mean 'ghost'?"),
+         ({"norm": {"name": "none", "num_groups": 2}}, "norm must have options among "),
+         ({"norm": {"name": "ln", "weight_standardization": 1}}, "must be true or false, got 1"),
+         ({"norm": "gn"}, "norm must say one of num_groups and group_size, as "),
+         ({"norm": GN4 | {"group_size": 2}}, "norm must say one of num_groups and group_size, as "),
+         ({"norm": None}, "config must say norm, for instance {'name': 'gn', 'num_groups': 8}, got "),
+         ({"entrance": "gn"}, "entrance must say one of num_groups and group_size, as "),
+         ({"entrance": {"name": "in", "esp": 1.}}, "got 'esp'; did you mean 'eps'?"),
+         ({"pretrain": {"train": {}}}, "pretrain must be a dict of data, and perhaps of train and ghost, got "),
+         ({"pretrain": 3}, "pretrain must be a dict of data, and perhaps of train and ghost, got 3"),
+         ({"pretrain": {"data": "digts"}}, "pretrain.data must be one of digits, "),
+         ({"pretrain": {"data": "digits", "train": {"epoch": 1}}}, "pretrain.train must have options among epochs, "),
+         ({"seed": "0"}, "seed must be an integer, got '0'"), ({"trian": {}}, "got trian; did you mean 'train'?"),
+         ({"probe": "look"}, "probe must be 'package.module:function', got 'look'")]
+
+
+@pytest.mark.parametrize("wrong, said", WRONG, ids=[json.dumps(wrong) for wrong, _ in WRONG])
+def test_a_wrong_config_is_refused_before_anything_runs(wrong, said, ask, tmp_path):
+    config = RIGHT | wrong
+    must_raise(ValueError, said, check_config, config)
+    for status, out, err in (ask("train", config), ask("sweep", [RIGHT, config], "--workers", "0")):
+        assert status == 2 and not out and err.startswith(f"gn-nb: {tmp_path/'exp.json'}") and said in err, (out, err)
+    assert ", config 2 of 2: " in err and not (tmp_path/"results").exists()
+
+
+def test_what_is_right_is_accepted(tmp_path):
+    "Whole numbers for others, lists for tuples, None where it says nothing, and functions of your own."
+    assert check_config(RIGHT) is RIGHT
+    for more in ({"train": {"lr": 1, "slice_size": None}}, {"model": {"name": "video", "widths": [4], "strides": [1]}},
+                 {"norm": {"name": "gn", "group_size": 4, "num_groups": None, "weight_standardization": True}},
+                 {"norm": {"name": "bn", "ghost": 2, "momentum": .1, "offset": 1, "noise": 4}}, {"norm": "variance"}):
+        if more == {"norm": "variance"}: must_raise(ValueError, "norm must say one of", check_config, RIGHT | more)
+        else: check_config(RIGHT | more)
+    own = {"data": "digits", "model": {"name": "test_lab:own_net", "scale": .5, "whatever": 1}, "seed": None,
+           "entrance": None, "train": {"epochs": 1}}
+    assert lab.key(own) == lab.key(own | {"norm": "gn", "seed": 0}) and run(own)["status"] == "done"
+
+
+@pytest.mark.parametrize("name", [name for name in lab.sweeps() if "gpu" not in name])      # those: see above
+def test_the_sweeps_of_the_book_are_accepted(name):
+    configs = lab.configs_of(name)
+    assert configs and all(check_config(c) is c for c in configs)
+
+
+def test_files_that_hold_no_config(ask, tmp_path):
+    path = tmp_path/"exp.json"
+    for command, holds, said in (("sweep", [1, 2], f"{path}, config 1 of 2: config must be a dict, got 1"),
+                                 ("train", [RIGHT], f"{path}: config must be a dict, got ["),
+                                 ("sweep", '[{"a": }]', f"{path} must be JSON in UTF-8: Expecting value: line 1 col"),
+                                 ("report", '[{"a": }]', f"{path} must be JSON in UTF-8: "),
+                                 ("train", "", f"{path} must be JSON in UTF-8: Expecting value: line 1 column 1")):
+        (tmp_path/"results").mkdir(exist_ok=True)
+        lab.append(tmp_path/"results"/"exp.jsonl", lab.record(RIGHT, {"status": "diverged"}))
+        status, out, err = ask(command, holds)
+        assert status == 2 and not out and err.startswith(f"gn-nb: {said}"), err
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0"*400])
+def test_numbers_that_json_has_not_are_refused(number, ask, tmp_path):
+    text = json.dumps(RIGHT).replace("0.1", number)
+    for command, holds in (("train", text), ("sweep", f"[{text}]")):
+        status, out, err = ask(command, holds, "--quiet")
+        assert status == 2 and not out, out
+        assert str(tmp_path/"exp.json") in err and "train.lr must be a finite number, got " in err
+    must_raise(ValueError, "norm.0.eps must be a finite", lab_train.check_finite, [{"eps": math.inf}], "norm")
+
+
+def test_a_byte_order_mark_is_no_error(ask):
+    status, out, err = ask("train", "\ufeff" + json.dumps(RIGHT), "--quiet")
+    assert status == 0 and json.loads(out)["config"] == RIGHT, err
+
+
+def test_what_is_not_finite_is_recorded_as_null(tmp_path):
+    found = lab_train.rounded({"loss": math.nan, "more": [math.inf, 1/3]})
+    assert found == {"loss": None, "more": [None, .33333]}
+    lab.append(tmp_path/"a.jsonl", lab.record(QUICK, {"status": "done"} | found))
+
+
+def test_a_run_that_raises_is_a_sentence(ask):
+    "What no signature tells beforehand: the run's own exception, with the place."
+    status, out, err = ask("train", RIGHT | {"model": {"name": "video", "widths": ["a", 1, 1]}}, "--quiet")
+    assert (status, out) == (2, "") and err.startswith("gn-nb: crashed, TypeError: ") and ".py:" in err
+
+
+def test_crashed_runs_are_told_of(ask):
+    wrong = [RIGHT | {"norm": {"name": "bn", "ghost": b}} for b in (3, 5, 7)]
+    wrong += [wrong[0] | {"seed": 1}]
+    first, again = (ask("sweep", [RIGHT, *wrong], "--quiet", "--workers", "0") for _ in range(2))
+    assert first[0] == 1 and "1 done, 4 crashed; 4 of 5 recorded runs crashed: gn-nb report " in first[1], first
+    assert again[0] == 1 and "all recorded; 4 of 5 recorded runs crashed" in again[1] and "--again" in again[1]
+    status, out, _ = ask("report", [RIGHT, *wrong])
+    assert status == 0 and "\n2 crashed: ValueError: N (64) must be divisible by ghost (3)\n1 crashed: " in out, out
+    assert "by ghost (5)\n" in out and "by ghost (7)\n" in out and "exp.json --again runs once more what crashed" in out
+    assert ask("sweep", [RIGHT], "--quiet")[0] == 0                     # of this file's configs, none crashed
+    assert "--again" not in ask("report", [RIGHT])[1]
+
+
+def test_files_of_one_name(ask, tmp_path):
+    "Each is shown what is its own."
+    one, two = [RIGHT], [RIGHT | {"seed": seed} for seed in (1, 2)]
+    assert ask("sweep", one, "--quiet", "--workers", "0", name="c1/exp.json")[0] == 0
+    status, out, _ = ask("report", two, name="c2/exp.json")
+    assert status == 1 and "no records of " in out and "1 more records belong to none of its configs" in out
+    assert ask("sweep", two, "--quiet", "--workers", "0", name="c2/exp.json")[0] == 0
+    status, out, _ = ask("report", two, name="c2/exp.json")
+    assert status == 0 and ": 2 records; 0 configs are not recorded; 1 more records belong to none" in out, out
+    assert recorded(tmp_path/"results"/"exp.jsonl") == 3
+
+
+def test_the_names_of_the_book_are_its_own(ask, tmp_path, capsys):
+    for command in ("sweep", "report"):
+        status, out, err = ask(command, [RIGHT], name="example.json")
+        assert status == 2 and "example.json must not have the name of a sweep of the book" in err, (out, err)
+    results = ["--results", str(tmp_path/"results")]
+    assert main(["sweep", "test_lab:example", "--quiet", *results]) == 2
+    assert "test_lab:example must not have the name" in capsys.readouterr().err
+    assert main(["report", "gn_nb.lab.sweep:example", *results]) == 1   # the book's own, by its long name
+    assert capsys.readouterr().out == f"{tmp_path/'results'/'example.jsonl'}: no records\n"
+    assert main(["sweep", "test_lab:few", "--quiet", "--workers", "0", *results]) == 0
+    assert recorded(tmp_path/"results"/"few.jsonl") == 1                # of a function, the last word
+
+
+def example(): return [QUICK]
+def few(): return [QUICK]
+
+
+def test_what_may_have_been_meant(capsys):
+    assert main(["sweep", "exampl"]) == 2
+    listed = capsys.readouterr().err.removeprefix("gn-nb: sweep must be one of ").split(", got ")
+    assert listed[1] == "'exampl'; did you mean 'example'?\n" and listed[0].split(", ") == sorted(lab.sweeps())
+    assert main(["sweeps", "exampl"]) == 1
+    assert capsys.readouterr().out == "no sweep has the word 'exampl' in its name; did you mean 'example'?\n"
+
+
+def test_a_module_of_your_own_that_is_missing(ask):
+    "No extra of the package brings it, and no run is begun for it."
+    for command in ("train", "sweep"):
+        config = RIGHT | {"probe": "nomodule:look"}
+        status, out, err = ask(command, config if command == "train" else [config], "--quiet")
+        assert (status, out, err) == (2, "", "gn-nb: probe 'nomodule:look': No module named 'nomodule'\n")
+
+
+@pytest.mark.parametrize("name, said", [
+    ("nowhere", "does not exist"), ("file", "is no folder"), ("folder", "folder: empty")])
+def test_the_doctor_looks_for_the_data(name, said, tmp_path, monkeypatch, capsys):
+    (tmp_path/"folder").mkdir(); (tmp_path/"file").write_text("")
+    monkeypatch.setenv("GN_NB_DATA", str(tmp_path/name))
+    main(["doctor"])
+    line, = (line for line in capsys.readouterr().out.splitlines() if line.startswith("data folder"))
+    assert said in line and str(tmp_path/name) in line
+
+
+def short_of(*command, stdout, **more):
+    return subprocess.run([*COMMAND, *map(str, command)], env=ENVIRONMENT | more, stdout=stdout, text=True,
+                          stderr=subprocess.PIPE, timeout=180)
+
+
+def test_a_report_in_ascii(tmp_path):
+    path = tmp_path/"example.jsonl"
+    final = {"running": {part: {"error": .1, "loss": 1.} for part in ("val", "test")}}
+    for c in lab.example(): lab.append(path, lab.record(c, {"status": "done", "final": final}))
+    found = short_of("report", "example", "--results", tmp_path, stdout=subprocess.PIPE, PYTHONIOENCODING="ascii")
+    assert found.returncode == 0 and "10.00 ? 0.00" in found.stdout and not found.stderr, found.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing here")
+def test_what_cannot_be_written_is_a_sentence():
+    with open("/dev/full", "w") as full: found = short_of("sweeps", stdout=full)
+    assert found.returncode == 2, found
+    assert found.stderr == "gn-nb: standard output could not be written: [Errno 28] No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed: found = short_of("sweeps", stdout=closed)
+    assert found.returncode == 2 and found.stderr == (
+        "gn-nb: standard output could not be written: [Errno 32] Broken pipe\n")
+    found = subprocess.run(["sh", "-c", '"$0" sweeps >&-', *COMMAND], env=ENVIRONMENT, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr == "gn-nb: standard output could not be written: it is closed\n"
+
+
+def test_buffers_are_left_alone_in_the_words_of_every_torch():
+    def old(module, broadcast_buffers=True): return {"broadcast_buffers": broadcast_buffers}
+    def new(module, broadcast_buffers=None, forward_sync_buffers=None):
+        assert broadcast_buffers is None                                # deprecated
+        return {"forward_sync_buffers": forward_sync_buffers}
+    assert lab_train._shared(None, old) == {"broadcast_buffers": False}
+    assert lab_train._shared(None, new) == {"forward_sync_buffers": False}
 
 
 # Photographs: made-up ones, in the columns that the sets have on the hub.
