@@ -272,9 +272,11 @@ class TestCompile:
 
     @torch_warns
     @pytest.mark.parametrize("transform", [
-        grad, lambda f: lambda x: vjp(f, x)[1](torch.ones(()).double())[0], jacrev, jacfwd, lambda f: vmap(grad(f)),
-        lambda f: lambda x: jvp(f, (x,), (x.cos(),))[1], lambda f: grad(lambda x: vmap(f)(x).sum()),
-        lambda f: torch.func.hessian(lambda x: f(x[:1, :, :1]))], ids=str)
+        pytest.param(f, id=name) for name, f in dict(
+            grad=grad, vjp=lambda f: lambda x: vjp(f, x)[1](torch.ones(()).double())[0], jacrev=jacrev, jacfwd=jacfwd,
+            vmap_of_grad=lambda f: vmap(grad(f)), jvp=lambda f: lambda x: jvp(f, (x,), (x.cos(),))[1],
+            grad_of_vmap=lambda f: grad(lambda x: vmap(f)(x).sum()),
+            hessian=lambda f: torch.func.hessian(lambda x: f(x[:1, :, :1]))).items()])
     def test_transforms_within(self, transform):
         "In one graph, as outside of a compiler; vmap alone keeps the operator."
         def cubes(x): return group_norm(x if x.ndim == 3 else x[None], 2, activation="silu").pow(3).sum()
