@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'FIELDS', 'CONSTANTS', 'REAL', 'INT', 'LONG', 'pick_parameter', 'pick_scaling', 'ACTIVATE', 'FAR', 'KERNELS',
-           'HELD', 'SHARE', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'AHEAD', 'FEW', 'MANY', 'START', 'Machine', 'simulate',
-           'thread', 'block', 'barrier', 'exchange', 'shared', 'share', 'share_with', 'cluster_barrier', 'room',
-           'shared_numbers', 'Form', 'Work', 'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number', 'total',
-           'zeros', 'pair', 'front', 'back', 'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal', 'rsqrt',
-           'memory', 'vector', 'put_vector', 'load', 'load_again', 'stages_at', 'open_stages', 'fetch', 'arrived',
-           'bring', 'brought', 'take', 'element', 'get', 'get_vector', 'put', 'put_parameter', 'single', 'each',
-           'first_vector', 'typical', 'collect', 'post', 'look', 'posted', 'channels', 'one_channel', 'silu',
+           'HELD', 'SHARE', 'PARTS', 'STEP', 'RESIDENT', 'ROOM', 'TWICE', 'AHEAD', 'FEW', 'MANY', 'START', 'Machine',
+           'simulate', 'thread', 'block', 'barrier', 'exchange', 'shared', 'share', 'share_with', 'cluster_barrier',
+           'room', 'shared_numbers', 'Form', 'Work', 'Tile', 'Words', 'Index', 'Call', 'example', 'on_card', 'number',
+           'total', 'zeros', 'pair', 'front', 'back', 'count_of', 'where_less', 'quotient', 'exp2', 'reciprocal',
+           'rsqrt', 'memory', 'vector', 'put_vector', 'load', 'load_again', 'stages_at', 'open_stages', 'fetch',
+           'arrived', 'bring', 'brought', 'take', 'element', 'get', 'get_vector', 'put', 'put_parameter', 'single',
+           'each', 'first_vector', 'typical', 'collect', 'post', 'look', 'posted', 'channels', 'one_channel', 'silu',
            'silu_slope', 'relu', 'relu_slope', 'mills', 'density', 'quick_distribution', 'exact_distribution',
            'unchanged', 'gelu', 'gelu_slope', 'distribution', 'activate', 'gradient', 'lane', 'unit', 'divide',
            'team_sum', 'cluster_sum', 'run_of', 'not_negative', 'if_finite', 'least_squares', 'add_squares', 'about',
@@ -2173,6 +2173,7 @@ def power_of_two(n): "The smallest power of two that is at least n."; return 1 <
 # %% ../nbs/09_cuda.ipynb #dc0f744c
 HELD = 8                 # vectors that a thread holds at most, of one array or of two
 SHARE = 64               # samples whose sums one block of parameter_gradients adds, at least
+PARTS = 8192             # of a group, channels last, that a block merges in some microseconds
 STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
 ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
@@ -2366,13 +2367,16 @@ def plan(
                edges=int(width > 1 and length % width != 0))
         return units, slice
 
-    def columns(kernel):
-        "A launch over rows; how many slices each sample has."
+    def columns(kernel, merged=False):
+        """A launch over rows; how many slices each sample has. Where a block for each group has their parts `merged`,
+        no more than it has time for, if two blocks are left for each multiprocessor."""
         wide = _columns(most, s, width, card)
         blocks, lanes = N*-(-C//(wide*width)), card.threads//wide
         vectors = _vectors(min(most, power_of_two(-(-S//lanes))), lambda v: blocks*-(-S//(lanes*v)), card)
         tiles = -(-S//(lanes*vectors))
         tiles = -(-tiles//max(1, min(tiles, -(-8*card.processors//blocks))))   # that a block takes
+        if merged and D*-(-S//(lanes*vectors*tiles)) > PARTS:
+            tiles = -(-S//(lanes*vectors*max(-(-2*card.processors//blocks), PARTS//D)))
         slice = lanes*vectors*tiles
         units = -(-S//slice)
         launch(kernel, blocks*units, card.threads, units, slice, vectors=vectors, width=width, columns=wide)
@@ -2421,7 +2425,7 @@ def plan(
                threads=threads, vectors=STEP, width=width, columns=wide, cluster=blocks, stages=arrays)
         if direction == "forward": return Plan(tuple(launches))
     if direction == "forward":
-        units, slice = columns("row_moments") if rows else runs("moments", N*G, M, 1)
+        units, slice = columns("row_moments", merged=True) if rows else runs("moments", N*G, M, 1)
         per = D if rows else 1
         parts = power_of_two(units*per)
         launch("merge_rows" if rows else "merge", N*G, min(card.most, max(8, parts)), units, slice, per)

@@ -220,6 +220,17 @@ def test_channels_last_takes_the_widest_vectors_that_divide_a_row(C, dtype, widt
         assert {l.form.width for l in plan.launches if l.form.kernel not in cuda._OWN} == {width}
 
 
+def test_parts_that_one_block_merges_are_few():
+    "Channels last, one group of many channels: fewer parts, while two blocks are left for each multiprocessor."
+    card = CARDS["H100"]
+    for C in (1024, 4096):
+        plan = cuda.plan("forward", True, "bfloat16", "bfloat16", "", None, sizes((1, C, 64, 64), 1), True, card)
+        moments, merge, _ = plan.launches
+        assert (moments.form.kernel, merge.form.kernel) == ("row_moments", "merge_rows")
+        assert moments.sizes[6] == merge.sizes[6] and moments.blocks >= 1.9*card.processors
+        assert C*moments.sizes[6] <= max(cuda.PARTS, 2*C*card.processors//(moments.blocks//moments.sizes[6]))
+
+
 def test_many_samples_are_shared_by_many_blocks():
     "Gradients of the parameters: a card is filled, and no block adds up less than 64 samples."
     card = CARDS["H100"]

@@ -2,6 +2,7 @@
 
 Sweeps run in processes of their own, started as a reader would start them, and are killed as a power cut would.
 """
+import hashlib
 import json
 import math
 import os
@@ -16,16 +17,21 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from pyarrow import parquet
 
+from gn_nb.lab import cli, evidence
 from gn_nb.lab import data as lab_data
+from gn_nb.lab import digits as bench
 from gn_nb.lab import sweep as lab
 from gn_nb.lab import train as lab_train
 from gn_nb.lab.cli import main
+from gn_nb.lab.data import load
 from gn_nb.lab.evidence import recorded as recorded_by
+from gn_nb.lab.figures import compare
 from gn_nb.lab.models import build
-from gn_nb.lab.train import check_config, run, train
+from gn_nb.lab.train import check_config, loss_of, run, train
 from gn_nb.testing import assert_close, must_raise
 
 COMMAND = (str(Path(sys.executable).with_name("gn-nb")),)
@@ -528,6 +534,92 @@ def test_a_folder_that_fails_its_sums_is_refused(tmp_path):
     made_up("cifar10", 20)[0].to_parquet(tmp_path/"train.parquet")
     (tmp_path/"SHA256SUMS").write_text(f"{'0'*64}  train.parquet\n")
     must_raise(ValueError, "train.parquet must have the SHA-256 000", lab_data.load, "cifar10", folder=tmp_path)
+
+
+# What functions refuse, and what they used to get wrong in silence
+
+def made_up_run(seed=0, **config):
+    "A record of a config."
+    final = {"running": {part: {"error": .1 + .01*seed} for part in ("val", "test")}}
+    return lab.record(QUICK | config | {"seed": seed}, {"status": "done", "final": final, "seconds": 1.})
+
+
+def test_configs_that_differ_in_a_list():
+    "As the widths of a network do, in a report and in what is picked of it."
+    def net(*widths): return {"model": {"name": "plain", "widths": [*widths]}}
+    runs = [made_up_run(k, **net(*w)) for w in ((4, 8), (8, 8)) for k in (0, 1)]
+    assert [row[0] for row in lab.report(runs).rows] == ["(4, 8)", "(8, 8)"]
+    for asked in ([4, 8], (4, 8), {(4, 8)}): assert evidence.pick(runs, {"model.widths": asked}) == runs[:2]
+
+
+def test_an_entrance_may_be_a_name():
+    a, b = made_up_run(0, entrance="in"), made_up_run(1, entrance={"name": "in"})
+    assert len(lab.replicates([a, b])) == 1 and evidence.pick([a, b], {"entrance.name": "in"}) == [a, b]
+
+
+def test_every_sweep_is_fetched_but_into_no_folder_of_your_own(tmp_path, monkeypatch):
+    source, here = tmp_path/"source/results", tmp_path/"here"
+    source.mkdir(parents=True); here.mkdir()
+    for name in "ab": lab.append(source/f"{name}.jsonl", made_up_run())
+    monkeypatch.chdir(here)
+    for name in "abab": assert len(recorded_by(name, url=f"file://{source.parent}")) == 1
+    own = tmp_path/"own"
+    (own/"results").mkdir(parents=True)
+    monkeypatch.chdir(own)
+    must_raise(FileNotFoundError, "no records", recorded_by, "a", url=f"file://{source.parent}")
+
+
+def test_what_a_pretraining_froze_learns_again():
+    kept, net = [], build("plain", "bn")
+    data = load("digits", train=64)
+    def note(m, inputs): kept.append((m.training, m.frozen))
+    net[1].register_forward_pre_hook(note)
+    train(net, data, epochs=1, batch_size=32, freeze_at=0.)
+    assert (True, True) in kept
+    kept.clear()
+    train(net, data, epochs=1, batch_size=32)
+    assert (True, False) in kept and (True, True) not in kept
+
+
+def test_labels_that_are_no_class():
+    logits, y = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, -1, 9])
+    assert_close(loss_of(logits, y), torch.nn.functional.cross_entropy(logits[:1], y[:1]), 1e-6)
+
+
+def test_what_the_laboratory_refuses():
+    digits = {"name": "digits", "train": 256, "val": 40}
+    y, rng = torch.arange(50) % 10, torch.Generator().manual_seed(0)
+    for words, f, *args in (
+            ("a and b must be lists of the same length, got shapes (3,) and (1,)", compare, [1., 2., 3.], [1.], .5),
+            ("a and b must be lists of the same length, got shapes (3,) and ()", compare, [1., 2., 3.], 2., .5),
+            ("a and b must be finite, got the differences [0.0, nan]", compare, [1., np.nan], [1., 2.], .5),
+            ("ghost (64) must not exceed the images of val and test (40)", run,
+             QUICK | {"data": digits, "norm": {"name": "bn", "ghost": 64}}),
+            ("batch_size (40) must not exceed the images in full slices of one class, of 8 each, got none",
+             lab_data.batches, y, 40, rng, "pure", 8),
+            ("shrink (0) must be at least 1", lab_data.load, "digits"),
+            ("batch_size (2000) must be between 1 and the 1", bench.train, torch.nn.BatchNorm2d, 2000),
+            ("record 7 must say train.lr", evidence.best_rates, [{"key": 7, "config": {"data": "digits"}}], str),
+            ("x must be positive and differ, got [1, 1]", evidence.slopes, [1, 1], [[1., 2.]]),
+            ("x must be positive and differ, got [0, 2]", evidence.slopes, [0, 2], [[1., 2.]])):
+        must_raise(ValueError, words, f, *args, **({"shrink": 0} if words.startswith("shrink") else {}))
+    words = "dropout (0.5) must be 0 for unet, which does not end in a linear layer"
+    must_raise(ValueError, words, build, "unet", "bn", dropout=.5)
+    assert evidence.provenance("a", []) == "No records yet: gn-nb sweep a"
+
+
+def test_a_blank_line_among_sums(tmp_path):
+    made_up("cifar10", 20)[0].to_parquet(tmp_path/"train.parquet")
+    sums = hashlib.sha256((tmp_path/"train.parquet").read_bytes()).hexdigest()
+    (tmp_path/"SHA256SUMS").write_text(f"\n{sums}  train.parquet\n\n")
+    lab_data.check_sums(tmp_path)
+
+
+def test_only_a_sweep_goes_on_where_it_was_stopped(monkeypatch, capsys):
+    for command, said in ((["doctor"], "stopped\n"), (["sweep", "example"], "stopped; the same command goes on")):
+        def stop(args): raise KeyboardInterrupt
+        monkeypatch.setattr(cli, f"{command[0]}_command", stop)
+        assert main(command) == 130 and capsys.readouterr().err.startswith(said)
 
 
 # Without the extras

@@ -63,6 +63,9 @@ def train(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     net, (x, y, x_test, y_test) = digits_net(norm), digits()
+    if not (1 <= batch_size <= len(y) and epochs >= 1):
+        raise ValueError(f"batch_size ({batch_size}) must be between 1 and the {len(y)} training images, and epochs "
+                         f"({epochs}) at least 1")
     steps = len(y)//batch_size
     optimizer = torch.optim.SGD(net.parameters(), lr=lr*batch_size/32, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs*steps)

@@ -229,7 +229,11 @@ def compare(
     margin:float,   # the smallest difference that would matter, in the unit of the values
 )->Comparison:      # of a - b
     "A paired comparison with a test of difference and one of equivalence, each at 5 per cent."
-    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    a, b = (np.asarray(v, dtype=np.float64) for v in (a, b))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"a and b must be lists of the same length, got shapes {a.shape} and {b.shape}")
+    d = a - b
+    if not np.isfinite(d).all(): raise ValueError(f"a and b must be finite, got the differences {d.tolist()}")
     if len(d) < 2: raise ValueError(f"a and b must have at least 2 values, got {len(d)}")
     if not margin > 0: raise ValueError(f"margin ({margin}) must be positive")
     se, at = d.std(ddof=1)/math.sqrt(len(d)), d.mean()
@@ -277,6 +281,8 @@ def differences(
     ax.axvspan(-margin, margin, color=COLORS["grey"], alpha=.2, lw=0)
     ax.axvline(0, color=_INK, lw=.8)
     shades = itertools.cycle(COLORS.values()) if colors is None else [COLORS[color] for color in colors]
+    if colors is not None and len(shades) != len(found):
+        raise ValueError(f"colors must name one for each of {len(found)} rows, got {len(shades)}")
     for row, ((name, (a, b)), color) in enumerate(zip(named.items(), shades)):
         d, c = np.subtract(a, b), found[name]
         ax.plot(d, np.full(len(d), row + .22), "o", ms=3, alpha=.6, color=color)

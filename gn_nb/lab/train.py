@@ -42,7 +42,8 @@ def errors(
 
 def loss_of(logits, y, label_smoothing=0.):
     "Mean cross entropy over the images or pixels whose label is a class."
-    return F.cross_entropy(logits, y.masked_fill(y >= logits.shape[1], -100), label_smoothing=label_smoothing)
+    y = y.masked_fill((y < 0) | (y >= logits.shape[1]), -100)
+    return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
 
 # %% ../../nbs/95_train.ipynb #b147d114
 @torch.no_grad()
@@ -136,6 +137,7 @@ def train(
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     at_least_one(epochs=epochs, batch_size=batch_size)
     if batch_size % world: raise ValueError(f"batch_size ({batch_size}) must be divisible by the {world} processes")
+    freeze(net, False)
     net.to(device, memory_format=_layout(data.x)).train()
     shared = _shared(net) if world > 1 else net
     axes = {many: [p for p in net.parameters() if (p.ndim > 1) == many] for many in (True, False)}
@@ -261,9 +263,13 @@ def check_config(config:dict)->dict:
     if "probe" in said: known("probe", said["probe"], {})
     return config
 
+def _ghost(net):
+    "How many samples share the statistics of batch normalization, if not the whole batch."
+    return next((m.ghost for m in net.modules() if getattr(m, "ghost", None)), None)
+
 def all_ways(net, data, batch_size)->dict:
     "Loss and error on val and test for each way of evaluating: one, or three with batch normalization."
-    ghost = next((m.ghost for m in net.modules() if getattr(m, "ghost", None)), None)
+    ghost = _ghost(net)
     parts = {"val": (data.x_val, data.y_val), "test": (data.x_test, data.y_test)}
     def both(): return {part: evaluate(net, x, y) for part, (x, y) in parts.items()}
     def by_batch(x, y):                          # whole batches, or slices, of the size trained with
@@ -296,6 +302,8 @@ def run(
     data = load(**named(said["data"])).to("cuda" if torch.cuda.is_available() else "cpu")
     net = build(**named(said["model"]), norm=said.get("norm", "gn"), channels=data.x.shape[1],
                 classes=data.classes, seed=seed, entrance=said.get("entrance"))
+    few, ghost = min(len(data.y_val), len(data.y_test)), _ghost(net)
+    if (ghost or 0) > few: raise ValueError(f"ghost ({ghost}) must not exceed the images of val and test ({few})")
     before = said.get("pretrain")
     if before:
         with of_slices(net, before.get("ghost")):
