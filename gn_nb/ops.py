@@ -705,6 +705,7 @@ def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straig
         if there: increment_version(out)
     else:
         args = input, s.G, weight, bias, eps, activation, scale, shift
-        if torch.onnx.is_in_onnx_export(): y = standard(*args)                           # what it can translate
+        seen = is_compiling() or _get_tracing_state()                          # else torch.onnx need not be loaded
+        if seen and torch.onnx.is_in_onnx_export(): y = standard(*args)        # what it can translate
         else: y = (plain if _looked_into() else forward_op)(*args)[0]
     return y if out is None or y is out else out.copy_(y)

@@ -158,7 +158,7 @@ def test_channels_that_fill_no_registers_are_short_in_backward(shape, G, dtype):
 @pytest.mark.parametrize(("shape", "G"), [
     ((70, 8, 8, 8), 2),            # more samples than lanes hold
     ((300, 4, 20, 4), 4),          # and more blocks than one
-    ((2, 324, 5, 16), 2),          # as many channels as the tables hold
+    ((2, 1024, 5, 16), 2),         # as many channels as the tables hold
     ((90, 24, 8, 8), 12),          # several groups to a task, the last task with fewer
     ((2, 6, 1024), 2), ((1, 6, 7, 13), 1), ((20, 12, 7, 7), 3)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -166,8 +166,8 @@ def test_channels_of_middle_length(shape, G, dtype): check_runs(shape, G, dtype,
 
 
 @pytest.mark.parametrize(("D", "S", "length"), [
-    (4, 16, "short"), (4, 17, "short"), (4, 40, "short"), (4, 41, "middle"), (4, 32, "middle"), (162, 40, "short"),
-    (162, 49, "middle"), (163, 40, "runs"), (163, 16, "short"), (162, 1024, "middle"), (163, 1024, "runs"),
+    (4, 16, "short"), (4, 17, "short"), (4, 40, "short"), (4, 41, "middle"), (4, 32, "middle"), (512, 40, "short"),
+    (512, 49, "middle"), (513, 40, "runs"), (513, 16, "short"), (512, 1024, "middle"), (513, 1024, "runs"),
     (4, 1025, "runs"), (8192, 8, "short"), (8193, 8, "runs"), (10**5, 1, "short")])
 def test_which_kernel_channels_get(D, S, length):
     assert cpu._length("backward", "float32", D, S) == length
