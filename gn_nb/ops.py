@@ -26,7 +26,7 @@ from torch._C._functorch import TransformType, is_functorch_wrapped_tensor, is_l
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
-from torch.compiler import assume_constant_result, is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from . import cpu
 from .cpu import check_activation
@@ -455,10 +455,11 @@ def _straight(input, *others):
             and not any(t is not None and is_functorch_wrapped_tensor(t) for t in (input, *others)))
 
 # %% ../nbs/10_torch.ipynb #1e6ea80a
-@assume_constant_result
 def _differentiated():
     "Is there a transform of torch.func but vmap? Asked once where code is compiled."
     return any(level.key() != TransformType.Vmap for level in retrieve_all_functorch_interpreters())
+
+_differentiated._dynamo_marked_constant = True    # torch.compiler.assume_constant_result, which loads the compiler
 
 def _looked_into():
     "Is a torch.func transform or a forward-mode derivative under way? While a compiler looks, one other than vmap."
