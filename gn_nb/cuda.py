@@ -2173,7 +2173,7 @@ def power_of_two(n): "The smallest power of two that is at least n."; return 1 <
 # %% ../nbs/09_cuda.ipynb #dc0f744c
 HELD = 8                 # vectors that a thread holds at most, of one array or of two
 SHARE = 64               # samples whose sums one block of parameter_gradients adds, at least
-PARTS = 8192             # of a group, channels last, that a block merges in some microseconds
+PARTS = 8192             # of a group, channels last, that one block should merge: estimated, not timed
 STEP = 2                 # of a pool, vectors that a thread takes at a time
 RESIDENT = 1024          # threads that a multiprocessor should hold, if 64 registers are enough for each
 ROOM = 6144              # bytes of shared memory that a pool needs beside its slices
