@@ -2336,6 +2336,7 @@ def plan(
     aligned:bool,        # do all arrays like x begin at a multiple of 16 bytes?
     card:Card,
     need_dx:bool=True,   # in the backward pass
+    need_parameters:bool=True,   # there too: the gradients by weight, bias, scale and shift
 )->Plan:                 # without launches if there is nothing in x
     "The plan for one kind of call; compiles nothing."
     check_activation(activation)
@@ -2382,7 +2383,7 @@ def plan(
         launch(kernel, blocks*units, card.threads, units, slice, vectors=vectors, width=width, columns=wide)
         return units, slice
 
-    if not N*C*S: return Plan(())
+    if not N*C*S or not (need_dx or need_parameters): return Plan(())
     arrays, sources = (1, "") if direction == "forward" else (2, "_gradients")
     relayed = _relay(s, size, width, arrays, card) if not rows and need_dx else None
     def relays(blocks, turns):
@@ -2440,16 +2441,17 @@ def plan(
     parts = -(-N//share)
     def parameter_launches(many=N):
         "From the sums of so many samples, or of slices of samples."
+        if not need_parameters: return
         launch("parameter_gradients", channel_blocks*parts, card.threads, parts, share, columns=card.warp, samples=many)
         if parts > 1: launch("fold_parameters", channel_blocks, card.threads, parts, columns=card.warp)
     def pooled_plan(units, notes=0):
         "What follows a pool or a relay: sums over its blocks, and over samples."
         few = units > 1 and N*units <= SHARE and not scaling                # slices as if they were samples
-        folds = units > 1 and not few
+        folds = units > 1 and not few and need_parameters
         if folds: launch("fold_sums", N*C, min(card.warp, power_of_two(units)), units)
         parameter_launches(N*units if few else N)
         sums = beyond(0, 2*N*units*C if folds else 0)
-        slopes = beyond(sums, 2*N*(units if few else 1)*C)
+        slopes = beyond(sums, 2*N*(1 if folds else units)*C)
         table = beyond(slopes, 2*parts*C)
         return Plan(tuple(launches), 0, sums, slopes, table, table + 16*N*C*notes)
     if pooled: return pooled_plan(blocks)

@@ -140,9 +140,9 @@ def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, ou
     cpu.run_forward(p, x.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + 8*s.N*s.G)
     return y
 
-def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx):
-    """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64;
-    `stats` are the addresses of mean and rstd."""
+def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx, need_parameters=True):
+    """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64, all
+    four None unless needed; `stats` are the addresses of mean and rstd."""
     form = layout(input)
     x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx, adaptive = empty_like(x) if need_dx else None, scale is not None or shift is not None
@@ -152,6 +152,7 @@ def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, ne
         p = _plan("backward", form, input.dtype, s, activation, adaptive, 0., narrow)
         parts = cpu.run_backward(p, dy.data_ptr(), x.data_ptr(), *stats, *map(_address, (w, b, dx)))
     else: parts = np.zeros((2, s.N if adaptive else 1, s.C))
+    if not need_parameters: return dx, None, None, None, None
     if not adaptive: return dx, *map(torch.from_numpy, _over_blocks(parts)), None, None
     dw, db = map(torch.from_numpy, parts.reshape(2, s.N, parts.shape[1]//max(s.N, 1), s.C).sum(2))     # (N, C)
     factor = 1 if scale is None else 1 + scale.detach().double()
@@ -237,22 +238,26 @@ def card_forward(input, s, weight, bias, eps, activation, scale, shift, stats, o
                            stats[2].data_ptr(), eps, *map(_address, scaling), work.data_ptr(), execute)
     return y
 
-def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx):
-    "dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift)."
+def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx, need_parameters=True):
+    """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), all four None
+    unless needed."""
     form = layout(input)
     x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx = torch.empty_like(x) if need_dx else None
     new = stats.new_empty if x.numel() else stats.new_zeros                       # the kernels write all of them
-    sums, each = new((2, s.C)), (None, None) if scale is None and shift is None else new((2, s.N, s.C))
+    sums = each = None, None
+    if need_parameters: sums = new((2, s.C))
+    if need_parameters and not scale is shift is None: each = new((2, s.N, s.C))
     if x.numel():
         arrays = x, dy, *((dx,) if need_dx else ())
         plan, work, parameters, scaling, execute = _card_call(
-            "backward", arrays, s, weight, bias, activation, scale, shift, need_dx=need_dx)
-        if any(t is not None and t.dtype is x.dtype for t in parameters): sums = x.new_empty((2, s.C))
+            "backward", arrays, s, weight, bias, activation, scale, shift, need_dx=need_dx,
+            need_parameters=need_parameters)
+        narrow = any(t is not None and t.dtype is x.dtype for t in parameters)
+        if need_parameters and narrow: sums = x.new_empty((2, s.C))
         card_kernels().backward(
             plan, dy.data_ptr(), x.data_ptr(), stats[0].data_ptr(), stats[2].data_ptr(), *map(_address, parameters),
-            *map(_address, scaling), _address(dx), *(t.data_ptr() for t in sums), *map(_address, each), work.data_ptr(),
-            execute)
+            *map(_address, scaling), _address(dx), *map(_address, (*sums, *each)), work.data_ptr(), execute)
     return dx, *sums, *each
 
 # %% ../nbs/10_torch.ipynb #ffc23435
@@ -260,7 +265,8 @@ torch.library.define("gn_nb::forward", "(Tensor input, int num_groups, Tensor? w
                      "str? activation=None, Tensor? scale=None, Tensor? shift=None) -> (Tensor, Tensor, Tensor)")
 torch.library.define("gn_nb::backward", "(Tensor dy, Tensor input, Tensor mean, Tensor rstd, int num_groups, "
                      "Tensor? weight, Tensor? bias=None, str? activation=None, Tensor? scale=None, "
-                     "Tensor? shift=None, bool need_dx=True) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+                     "Tensor? shift=None, bool need_dx=True, bool need_parameters=True) -> "
+                     "(Tensor, Tensor, Tensor, Tensor, Tensor)")
 forward_op, backward_op = torch.ops.gn_nb.forward.default, torch.ops.gn_nb.backward.default
 
 @torch.library.impl("gn_nb::forward", "cpu")
@@ -307,14 +313,15 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
 
 # %% ../nbs/10_torch.ipynb #cc35b747
 @torch.library.impl("gn_nb::backward", "cpu")
-def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
+def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True,
+      need_parameters=True):
     found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
-                         activation, scale, shift, need_dx)
+                         activation, scale, shift, need_dx, need_parameters)
     dx, *others = (mean.new_empty(0) if t is None else t for t in found)
     return dx, *(t.clone() for t in others)                           # results of an operator share no memory
 
 def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None,
-                      need_dx=True):
+                      need_dx=True, need_parameters=True):
     "The operator on devices without kernels."
     wide = _wide(input.dtype)
     xg, dyg = (grouped(t.to(wide), num_groups) for t in (input, dy))                 # (N, G, D, S)
@@ -331,38 +338,42 @@ def backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias=None, acti
     a, c = dyg.sum(3), (dyg*xhat).sum(3)                                             # (N, G, D)
     g, M = dyg*(w*factor), max(D*S, 1)
     dx = r*(g - g.sum((2, 3), keepdim=True)/M - xhat*((g*xhat).sum((2, 3), keepdim=True)/M))
+    def none(): return mean.new_empty(0)
+    dx = dx.reshape(input.shape).to(input.dtype).contiguous(memory_format=layout(input)) if need_dx else none()
+    if not need_parameters: return dx, none(), none(), none(), none()
     f = factor if scale is None else factor[..., 0]
     dweight, dbias = ((t*f).sum(0).flatten().double() for t in (c, a))
-    none = mean.new_empty(0)
-    dx = dx.reshape(input.shape).to(input.dtype).contiguous(memory_format=layout(input)) if need_dx else none
-    if scale is None and shift is None: return dx, dweight, dbias, none, none.clone()
+    if scale is None and shift is None: return dx, dweight, dbias, none(), none()
     return dx, dweight, dbias, (c*w[..., 0] + a*b[..., 0]).reshape(N, G*D).double(), a.reshape(N, G*D).double()
 
 torch.library.impl("gn_nb::backward", "CompositeExplicitAutograd", backward_anywhere)
 
 def backward_on_card(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None,
-                     need_dx=True):
+                     need_dx=True, need_parameters=True):
     "The operator on a card."
     if not for_card(input):
-        return backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias, activation, scale, shift, need_dx)
+        return backward_anywhere(dy, input, mean, rstd, num_groups, weight, bias, activation, scale, shift, need_dx,
+                                 need_parameters)
     found = card_backward(dy, input, sizes(input.shape, num_groups), two_parts(mean, rstd, input.dtype), weight, bias,
-                          activation, scale, shift, need_dx)
+                          activation, scale, shift, need_dx, need_parameters)
     dx, *others = (mean.new_empty(0) if t is None else t for t in found)
     return dx, *(t.clone() if t.dtype is torch.float64 else t.double() for t in others)
 
 torch.library.impl("gn_nb::backward", "cuda", backward_on_card)
 
 @torch.library.register_fake("gn_nb::backward")
-def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True):
+def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True,
+      need_parameters=True):
     N, C = input.shape[:2]
     def wide(*shape): return input.new_empty(shape, dtype=torch.float64)
     dx = torch.empty_like(input, memory_format=layout(input)) if need_dx else wide(0)
-    per_sample = (0,) if scale is None and shift is None else (N, C)
-    return dx, wide(C), wide(C), wide(*per_sample), wide(*per_sample)
+    one = (C,) if need_parameters else (0,)
+    per_sample = (N, C) if need_parameters and not scale is shift is None else (0,)
+    return dx, wide(*one), wide(*one), wide(*per_sample), wide(*per_sample)
 
 # %% ../nbs/10_torch.ipynb #86b5de12
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
-    "Gradients by (input, weight, bias, scale, shift), None where not needed; backward(need_dx) has them all."
+    "Gradients by (input, weight, bias, scale, shift), None where not needed, by backward(need_dx, need_parameters)."
     input, weight, bias, scale, shift = tensors
     needs = [need and t is not None for need, t in zip(needs, tensors, strict=True)]
     if torch.is_grad_enabled():                       # create_graph: the gradient will be differentiated
@@ -370,7 +381,7 @@ def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
         wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True))
         return [next(found) if need else None for need in needs]
-    found = backward(needs[0])
+    found = backward(needs[0], any(needs[1:]))
     return [g.to(t.dtype) if need else None for g, t, need in zip(found, tensors, needs, strict=True)]
 
 def _setup(ctx, inputs, output):
@@ -384,8 +395,8 @@ def _backward(ctx, dy, dmean, drstd):
     given = len(ctx.needs_input_grad)                                                    # 5 without the later ones
     needs = [k < given and ctx.needs_input_grad[k] for k in (0, 2, 3, 6, 7)]
     input, weight, bias, scale, shift = tensors
-    def backward(need_dx): return backward_op(dy, input, mean, rstd, ctx.num_groups, weight, bias, ctx.activation,
-                                              scale, shift, need_dx)
+    def backward(*need): return backward_op(dy, input, mean, rstd, ctx.num_groups, weight, bias, ctx.activation, scale,
+                                            shift, *need)
     dx, dw, db, dscale, dshift = gradients(dy, tensors, needs, ctx.num_groups, ctx.eps, ctx.activation, backward)
     return (dx, None, dw, db, None, None, dscale, dshift)[:given]
 
@@ -469,8 +480,8 @@ def _looked_into():
 def eager_backward(dy, tensors, stats, s, eps, activation, needs):
     "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
     input, weight, bias, scale, shift = tensors
-    def backward(need_dx):
-        rest = weight, bias, activation, scale, shift, need_dx
+    def backward(*need):
+        rest = weight, bias, activation, scale, shift, *need
         if _watched(dy): return backward_op(dy, input, *mean_and_rstd(stats), s.G, *rest)
         if for_card(input): return card_backward(dy, input, s, stats, *rest)
         at = stats.data_ptr()
@@ -590,10 +601,11 @@ class KnownOnCard(Known):
     def backward(self, dy, input, weight, bias, stats, needs):
         dy, mean, C = dy.contiguous(memory_format=self.form), stats.data_ptr(), input.shape[1]
         dx = torch.empty_like(input) if needs[0] else None
-        sums = torch.empty((2, C), dtype=self.parameters or _wide(self.dtype), device=self.device)
-        plan = self.kernels.plan("backward", *self.kind, dy.data_ptr() % 16 == 0, self.card, needs[0])
+        parameters, sums = needs[1] or needs[2], (None, None)
+        if parameters: sums = torch.empty((2, C), dtype=self.parameters or _wide(self.dtype), device=self.device)
+        plan = self.kernels.plan("backward", *self.kind, dy.data_ptr() % 16 == 0, self.card, needs[0], parameters)
         self.execute(plan, input.data_ptr(), 0, _address(weight), _address(bias), 0, 0, mean, mean + self.rstd,
-                     dy.data_ptr(), _address(dx), *(t.data_ptr() for t in sums), 0, 0)
+                     dy.data_ptr(), _address(dx), *map(_address, sums), 0, 0)
         return dx, *(t if need else None for t, need in zip(sums, needs[1:3]))
 
 # %% ../nbs/10_torch.ipynb #known-grad

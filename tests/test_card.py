@@ -87,6 +87,66 @@ def test_the_operator_and_a_large_mean(simulated):
     assert all(t.dtype is torch.float64 for t in found[1:]) and found[3].numel() == 0
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("shape", [(2, 8, 3, 5), (3, 8), (1, 8, 16, 20)])
+def test_frozen_parameters(simulated, monkeypatch, shape, scaled):
+    "Where nobody asks for gradients of parameters, the input's are the same and fewer kernels run."
+    ran = []
+    def execute(plan, *rest):
+        ran.extend(l.form.kernel for l in plan.launches)
+        cuda.play(plan, *rest)
+    monkeypatch.setattr(ops, "executor", lambda device: (CARD, execute))
+    x, w, b, dy = rand(*shape), rand(8, seed=1), rand(8, seed=2), rand(*shape, seed=3)
+    more = dict(scale=rand(shape[0], 8, seed=4), shift=rand(shape[0], 8, seed=5)) if scaled else {}
+    found = []
+    for trained in ((x, w, *more.values()), (x,)):
+        leaves = [t.requires_grad_() for t in trained]
+        y, _ = group_norm(x, 4, w, b, activation="silu", **more), ran.clear()
+        found.append(torch.autograd.grad(y, leaves, dy)[0])
+        assert ("parameter_gradients" in ran) is (len(trained) > 1) and ran
+        _ = [t.requires_grad_(False) for t in trained]
+    assert torch.equal(*found)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    "A maker of calls that are known on the simulated card, and the kernels that they have run."
+    ran = []
+    def launch(plan, addresses, workspace, eps, capability, stream, device):
+        assert (capability, stream, device) == (CARD.capability, 17, None)
+        ran.extend(l.form.kernel for l in plan.launches)
+        cuda.play(plan, addresses, workspace, eps)
+    kernels = SimpleNamespace(card=lambda index: CARD, plan=cuda.plan, launch=launch)
+    monkeypatch.setattr(ops, "card_kernels", lambda: kernels)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: None, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 17, raising=False)
+    def make(x, G, parameters, activation=None):
+        return ops.KnownOnCard(x, ops.sizes(x.shape, G), activation, 1e-5, parameters)
+    return make, ran
+
+
+@pytest.mark.parametrize("dtype, parameters", [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16),
+                                               (torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_known_call(known, dtype, parameters, last):
+    "The short way of a call that was seen before: the same values, for every choice of gradients."
+    make, ran = known
+    x, dy = (rand(2, 8, 4, 8, seed=k, dtype=dtype) for k in range(2))
+    if last: x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
+    w, b = (rand(8, seed=2 + k, dtype=parameters) for k in range(2))
+    call, tol = make(x, 4, parameters, "silu"), {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float64: 1e-12}[dtype]
+    assert (call(x, w, b) - composed(x, 4, w, b, "silu")).abs().max() < tol
+    for needs in itertools.product((True, False), repeat=3):
+        leaves = [t for t, need in zip((x, w, b), needs, strict=True) if t.requires_grad_(need).requires_grad]
+        if not leaves: continue
+        y = call(x, w, b)
+        ran.clear()
+        found = torch.autograd.grad(y, leaves, dy)
+        assert ("parameter_gradients" in ran) is (needs[1] or needs[2]), needs
+        for a, e in zip(found, torch.autograd.grad(composed(x, 4, w, b, "silu"), leaves, dy.double()), strict=True):
+            assert a.dtype is e.dtype and (a - e).abs().max() < 20*tol, needs
+
+
 def test_out_no_gradient_and_empty(simulated):
     x = rand(2, 4, 5)
     out = torch.empty_like(x)

@@ -56,7 +56,7 @@ class Machine:
             cuda.launch(plan, addresses, workspace, eps, self.card.capability, stream)
 
     def run(self, x, dy, num_groups, weight=None, bias=None, rows=False, activation=None, scale=None, shift=None,
-            eps=1e-5, misaligned=0, in_place=False, need_dx=True, card=None):
+            eps=1e-5, misaligned=0, in_place=False, need_dx=True, need_parameters=True, card=None):
         "y, mean, rstd, dx, dweight, dbias and, with scale or shift, dscale and dshift; on the CPU."
         card, rows = card or self.rows.get(rows, self.card), bool(rows)
         s, real = sizes(x.shape, num_groups), torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -74,7 +74,7 @@ class Machine:
         at = SimpleNamespace(**{k: 0 if t is None else t.data_ptr() for k, t in tensors.items()})
         def planned(direction):
             plan = cuda.plan(direction, rows, DTYPE[x.dtype], parameter, scaling, activation, s, not misaligned,
-                             card, need_dx)
+                             card, need_dx, need_parameters)
             space = self.empty((plan.workspace//4 + 4,), torch.float32)
             return plan, space.data_ptr(), partial(self.execute, (*tensors.values(), space))
         plan, space, run = planned("forward")
@@ -382,6 +382,17 @@ def test_in_place_and_without_dx(machine, rows):
         # where a pool makes dx the terms, up to 1600 of size 1, are added up in another order
         for a, e in zip(part[4:], whole[4:], strict=True):
             assert torch.equal(a, e) or (rows == "pool" and max_error(a, e) <= 2e-5)
+
+
+@both_layouts
+def test_without_gradients_of_parameters(machine, rows):
+    "dx is the same to the bit, and nothing is written where they would stand."
+    for shape, G in (((2, 8, 5, 7), 4), ((1, 8, 40, 20), 2), ((70, 8, 4), 4), ((3, 8), 2)):
+        x, dy, scale = draw(shape), draw(shape, seed=1), draw(shape[:2], seed=2)
+        for scaled in ({}, {"scale": scale}):
+            whole = machine.run(x, dy, G, rows=rows, activation="silu", **scaled)
+            part = machine.run(x, dy, G, rows=rows, activation="silu", need_parameters=False, **scaled)
+            assert all(map(torch.equal, part[:4], whole[:4])) and all(t.isnan().all() for t in part[4:])
 
 
 @both_layouts

@@ -215,7 +215,11 @@ class TestOperator:
         leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         torch.library.opcheck(ops.forward_op, (leaf, 2, w, b, 1e-5))
         _, mean, rstd = ops.forward_op(x, 2, w, b, 1e-5)
-        torch.library.opcheck(ops.backward_op, (torch.ones((), dtype=x.dtype).expand(x.shape), x, mean, rstd, 2, w))
+        given = torch.ones((), dtype=x.dtype).expand(x.shape), x, mean, rstd, 2, w
+        torch.library.opcheck(ops.backward_op, given)
+        whole, part = (ops.backward_op(*given, need_parameters=need) for need in (True, False))
+        assert torch.equal(part[0], whole[0]) and not any(t.numel() for t in part[1:])
+        torch.library.opcheck(ops.backward_op, given, {"need_parameters": False})
 
     def test_fake_agrees_on_every_case(self):
         "On the meta device: shape, dtype and strides of what the kernels return."
