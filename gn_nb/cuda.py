@@ -40,7 +40,6 @@ import re
 import struct
 import tempfile
 import threading
-from array import array
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import product
@@ -1158,9 +1157,9 @@ def root(p, m2): "rstd from M2."; return rsqrt(m2*reciprocal(number(p, p.M)) + p
 
 @register_jitable
 def settle(p, at, hi, lo, m2):
-    "Write the statistics of group `at`, mean (2, N, G) in two parts and rstd (N, G); returns rstd."
+    "Write the statistics of group `at`, mean (2, N, G) in two parts and rstd (N, G), if wanted; returns rstd."
     r = root(p, m2)
-    if lane(p) == 0 and block() % p.cluster == 0:
+    if p.mean and lane(p) == 0 and block() % p.cluster == 0:
         put(p, p.mean, at, hi)
         put(p, p.mean, p.N*p.G + at, lo)
         put(p, p.rstd, at, r)
@@ -2168,6 +2167,11 @@ class Plan:
     workspace:int = 0    # bytes of working memory
     kernels:dict = field(default_factory=dict)   # device -> kernels that may be launched there
 
+    @property
+    def reads_twice(self):
+        "Does its last kernel read statistics from where another has written them?"
+        return self.launches[-1].form.kernel in ("apply", "apply_channels")
+
 def power_of_two(n): "The smallest power of two that is at least n."; return 1 << max(n - 1, 0).bit_length()
 
 # %% ../nbs/09_cuda.ipynb #dc0f744c
@@ -2610,9 +2614,11 @@ def loaded(form:Form, capability:tuple):
     ask("cuLibraryGetKernel", ctypes.byref(kernel), library, name.encode())
     return kernel
 
-_ARGUMENT_BYTES = {real: ctypes.c_size_t(8*len(FIELDS) - 8 + SIZE[real]) for real in REAL}         # eps is last
-_ARGUMENT_BYTES_AT = {real: ctypes.addressof(size) for real, size in _ARGUMENT_BYTES.items()}
-_ExtraOptions = ctypes.c_void_p*5
+_ARGUMENTS = {real: struct.Struct(f"{len(FIELDS) - 1}q{code}") for real, code in dict(float32="f", float64="d").items()}
+_BYTES = {real: ctypes.c_size_t(block.size) for real, block in _ARGUMENTS.items()}
+_options = {real: [] for real in _BYTES}         # of launches, that no thread uses now: to make new ones takes time
+
+def _new_options(real): return (ctypes.c_char_p*5)(1, None, 2, ctypes.addressof(_BYTES[real]), None)
 
 _bound = threading.local()       # devices whose context this thread has
 
@@ -2636,11 +2642,6 @@ def _prepare(l, capability):
         ask("cuKernelSetAttribute", 9, 100, kernel, device)            # and as much as possible for all
     return kernel
 
-@lru_cache
-def _bits(eps, real):
-    "eps as the last of the numbers that a launch hands over."
-    return struct.unpack("q", struct.pack("fi", eps, 0) if real == "float32" else struct.pack("d", eps))[0]
-
 def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     "Carry out a plan on a stream (an address) of a device: addresses of the FIELDS from x to dshift."
     if not plan.launches: return
@@ -2650,13 +2651,14 @@ def launch(plan, addresses, workspace, eps, capability, stream, device=0):
     real = "float64" if plan.launches[0].form.dtype == "float64" else "float32"
     given = (*addresses, workspace + plan.partial, workspace + plan.sums, workspace + plan.slopes,
              workspace + plan.table)
-    bits, start, stream = _bits(eps, real), driver().cuLaunchKernel, ctypes.c_void_p(stream)
-    extra = _ExtraOptions(1, 0, 2, _ARGUMENT_BYTES_AT[real], 0)
+    pack, start, stream = _ARGUMENTS[real].pack, driver().cuLaunchKernel, ctypes.c_void_p(stream)
+    try: options = _options[real].pop()
+    except IndexError: options = _new_options(real)
     for kernel, (form, blocks, shared, numbers) in zip(kernels, plan.launches):
-        block = array("q", (*given, *numbers, bits))
-        extra[1], _ = block.buffer_info()                             # copied by the call
-        status = start(kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, extra)
+        options[1] = pack(*given, *numbers, eps)                      # copied by the call
+        status = start(kernel, blocks, 1, 1, form.threads, 1, 1, shared, stream, None, options)
         if status: raise driver_error("cuLaunchKernel", status)
+    _options[real].append(options)
 
 def play(plan, addresses, workspace, eps, memory=None):
     "The same on the simulated machine, with addresses of this process; `memory` as in `simulate`."
@@ -2667,7 +2669,7 @@ def play(plan, addresses, workspace, eps, memory=None):
 # %% ../nbs/09_cuda.ipynb #c00d0c3b
 def forward(
     plan:Plan, x:int, y:int, weight:int, bias:int,
-    mean:int,            # (2, N, G), written
+    mean:int,            # (2, N, G), written; 0: nobody wants them, nor does the plan
     rstd:int,            # (N, G), written
     eps:float,
     scale:int, shift:int,

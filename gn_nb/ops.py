@@ -575,6 +575,7 @@ class KnownOnCard(Known):
         parameter = DTYPE[self.dtype if self.parameters is self.dtype else _wide(self.dtype)]
         self.kind = not input.is_contiguous(), DTYPE[self.dtype], parameter, "", activation, s
         self.plan = self.kernels.plan("forward", *self.kind, True, self.card)
+        self.reads_twice = self.plan.reads_twice
         wide = _wide(self.dtype)
         self.statistics, self.rstd = input.new_empty((), dtype=wide).expand(3, s.N, s.G), 2*s.N*s.G*wide.itemsize
 
@@ -592,8 +593,9 @@ class KnownOnCard(Known):
         self.kernels.launch(plan, rest, _address(work), self.eps, self.card.capability, stream, index)
 
     def forward(self, input, weight, bias, stats=None, out=None):
-        y, stats = torch.empty_like(input), self.new_statistics() if stats is None else stats
-        mean = stats.data_ptr()
+        y, mean = torch.empty_like(input), 0
+        if stats is None and self.reads_twice: stats = self.new_statistics()
+        if stats is not None: mean = stats.data_ptr()
         self.execute(self.plan, input.data_ptr(), y.data_ptr(), _address(weight), _address(bias), 0, 0, mean,
                      mean + self.rstd, 0, 0, 0, 0, 0, 0)
         return y

@@ -56,7 +56,7 @@ class Machine:
             cuda.launch(plan, addresses, workspace, eps, self.card.capability, stream)
 
     def run(self, x, dy, num_groups, weight=None, bias=None, rows=False, activation=None, scale=None, shift=None,
-            eps=1e-5, misaligned=0, in_place=False, need_dx=True, need_parameters=True, card=None):
+            eps=1e-5, misaligned=0, in_place=False, need_dx=True, need_parameters=True, statistics=True, card=None):
         "y, mean, rstd, dx, dweight, dbias and, with scale or shift, dscale and dshift; on the CPU."
         card, rows = card or self.rows.get(rows, self.card), bool(rows)
         s, real = sizes(x.shape, num_groups), torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -79,7 +79,8 @@ class Machine:
             return plan, space.data_ptr(), partial(self.execute, (*tensors.values(), space))
         plan, space, run = planned("forward")
         target = at.x if in_place else at.y
-        cuda.forward(plan, at.x, target, at.w, at.b, at.mean, at.rstd, eps, at.sc, at.sh, space, run)
+        stats = (at.mean, at.rstd) if statistics or plan.reads_twice else (0, 0)
+        cuda.forward(plan, at.x, target, at.w, at.b, *stats, eps, at.sc, at.sh, space, run)
         if in_place: return [xs.cpu()]
         plan, space, run = planned("backward")
         cuda.backward(plan, at.dy, at.x, at.mean, at.rstd, at.w, at.b, at.sc, at.sh, at.dx if need_dx else 0, at.dw,
@@ -393,6 +394,15 @@ def test_without_gradients_of_parameters(machine, rows):
             whole = machine.run(x, dy, G, rows=rows, activation="silu", **scaled)
             part = machine.run(x, dy, G, rows=rows, activation="silu", need_parameters=False, **scaled)
             assert all(map(torch.equal, part[:4], whole[:4])) and all(t.isnan().all() for t in part[4:])
+
+
+@both_layouts
+def test_statistics_that_nobody_wants(machine, rows):
+    "They are not written, unless a later kernel reads them."
+    for shape, G in (((2, 8, 5, 7), 4), ((1, 8, 40, 20), 2), ((1, 2, 100, 40), 1), ((3, 8), 2)):
+        x = draw(shape)
+        wanted = machine.run(x, x, G, rows=rows, in_place=True)
+        assert torch.equal(*wanted, *machine.run(x, x, G, rows=rows, in_place=True, statistics=False))
 
 
 @both_layouts

@@ -399,7 +399,9 @@ class TestCache:
 
 class Driver:
     "A driver that notes what it is asked for, and launches nothing with more shared memory than its kernel may have."
-    def __init__(self): self.calls, self.fail, self.context, self.room, self.device = [], 0, 5, {}, 0
+    def __init__(self):
+        self.calls, self.fail, self.context, self.room, self.device = [], 0, 5, {}, 0
+        self.meanwhile = lambda: None                          # what else happens while a launch is under way
 
     def __getattr__(self, name):
         def call(*args):
@@ -411,9 +413,11 @@ class Driver:
             if name == "cuCtxGetDevice": args[0]._obj.value = self.device
             if name == "cuKernelSetAttribute" and args[0] == 8: self.room[args[2].value, args[3].value] = args[1]
             if name == "cuLaunchKernel":
+                self.meanwhile()
                 if args[7] > self.room.get((args[0].value, self.device), 48*1024): return 1
-                size = ctypes.cast(args[-1][3], ctypes.POINTER(ctypes.c_size_t))[0]
-                args = (*args, ctypes.string_at(args[-1][1], size), [args[-1][k] for k in (0, 2, 4)])
+                options = ctypes.cast(args[-1], ctypes.POINTER(ctypes.c_void_p))[:5]
+                size = ctypes.cast(options[3], ctypes.POINTER(ctypes.c_size_t))[0]
+                args = (*args, ctypes.string_at(options[1], size), options[::2])
             self.calls.append((name, args))
             return self.fail
         return call
@@ -459,6 +463,23 @@ def test_what_a_launch_hands_over(driver, dtype):
     driver.fail = 1
     must_raise(RuntimeError, "cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE", cuda.launch, plan, range(14), 0, 0.,
                (9, 0), 0)
+
+
+def test_launches_from_several_threads(driver):
+    "Each hands over its own numbers, also while another is between two launches."
+    s, others = sizes((1, 128, 256, 256), 32), []
+    plan = cuda.plan("forward", False, "float64", "float64", "", None, s, True, CARDS["H100"])
+    def meanwhile():
+        if len(others) == 3: return
+        other = threading.Thread(target=cuda.launch, args=(plan, range(200, 214), 0, 0., (9, 0), 78))
+        others.append(other)
+        other.start()
+        other.join()
+    driver.meanwhile = meanwhile
+    cuda.launch(plan, range(100, 114), 0, 0., (9, 0), 77)
+    launches = [a for name, a in driver.calls if name == "cuLaunchKernel"]
+    found = [(a[8].value, np.frombuffer(a[11][:8], np.int64)[0]) for a in launches]
+    assert {*found} == {(77, 100), (78, 200)} and len(found) == 4*len(plan.launches) == 12
 
 
 def test_launches_of_one_kernel_may_differ_in_shared_memory(driver):
