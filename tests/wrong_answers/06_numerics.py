@@ -46,6 +46,7 @@ WRONG = {
     ],
     "check_center": [
         "def center(x): return x - x.mean()",                                              # loses kappa*u
+        "def center(x): return (x - x[0]) - (x - x[0]).mean()",                            # x[0] may be far away
         "def center(x): return x - x[0]",  # an element is not the mean
         "def center(x): return x - (x[0] + (x - x[0]).mean())",                            # shifted, but folded back
         "def center(x): return x - x.astype(np.float64).mean()",                           # right, but float64
