@@ -308,6 +308,51 @@ def test_shared_memory_is_read_in_whole_vectors():
     with pytest.raises(ValueError, match="2 numbers at 3 of shared memory"): cuda.simulate(askew, 1, cuda.example(form))
 
 
+def written_and_read(p):
+    cuda.share(p, cuda.thread(), 1.)
+    cuda.exchange(p, 1., 1)                                                          # a barrier to nothing else
+    cuda.shared(p, cuda.thread() ^ 1, 0.)
+
+
+def read_and_written(p):
+    cuda.shared(p, 0, 0.)
+    if cuda.thread() == 1: cuda.share(p, 0, 1.)
+
+
+def written_by_the_cluster(p):
+    rank = cuda.block() % 2
+    cuda.share_with(p, 1 - rank, cuda.thread(), 1.)
+    cuda.barrier()                                                                   # of this block only
+    cuda.shared(p, cuda.thread(), 0.)
+
+
+def overtaken(p):
+    cuda.share(p, cuda.thread(), 1.)
+    cuda.barrier()
+    cuda.shared(p, cuda.thread() ^ 1, 0.)
+    cuda.share(p, cuda.thread(), 2.)
+
+
+def not_reached(p):
+    if cuda.thread(): cuda.barrier()
+
+
+@pytest.mark.parametrize("kernel, cluster", [
+    (written_and_read, 1), (read_and_written, 1), (written_by_the_cluster, 2), (overtaken, 1), (not_reached, 1)])
+def test_barriers_that_are_missing(kernel, cluster, monkeypatch):
+    "On the simulated machine they are errors, however the threads happen to run; with them there are none."
+    monkeypatch.setattr(cuda, "PATIENCE", .3)
+    form = SimpleNamespace(columns=0, warp=2, cluster=cluster, stages=0, kernel="hold")
+    p = SimpleNamespace(threads=2, cluster=cluster, real=np.float32, form=form)
+    message = "barrier that others do not" if kernel is not_reached else "of shared memory, with no barrier after another"
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match=message): cuda.simulate(kernel, 2, p)
+    if kernel in (not_reached, read_and_written): return
+    def waiting(f): return lambda *args: (cuda.cluster_barrier(p), f(*args), cuda.cluster_barrier(p))[1]
+    for name in ("share", "share_with", "shared"): monkeypatch.setattr(cuda, name, waiting(getattr(cuda, name)))
+    cuda.simulate(kernel, 2, p)
+
+
 def test_nothing_is_launched_for_nothing():
     for s in (Sizes(0, 6, 3, 2, 16, 32), Sizes(2, 6, 3, 2, 0, 0)):
         for direction in ("forward", "backward"):

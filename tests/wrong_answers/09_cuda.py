@@ -33,6 +33,10 @@ WRONG = {
         "def row_sums(p):\n"                                                               # no barrier
         "    share(p, thread(), p.x[block(), thread()])\n"
         "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
+        "def row_sums(p):\n"                                                               # a shuffle is no barrier
+        "    share(p, thread(), p.x[block(), thread()])\n"
+        "    if p.threads > 1: exchange(p, 0, 1)\n"
+        "    if thread() == 0: p.y[block()] = shared(p, 0, np.empty(p.threads)).sum()",
         "def row_sums(p):\n"                                                               # one thread reads all
         "    if thread() == 0: p.y[block()] = sum(p.x[block(), t] for t in range(p.threads))",
         "def row_sums(p):\n"                                                               # all write to one place
