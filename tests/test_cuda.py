@@ -344,7 +344,7 @@ def test_barriers_that_are_missing(kernel, cluster, monkeypatch):
     monkeypatch.setattr(cuda, "PATIENCE", .3)
     form = SimpleNamespace(columns=0, warp=2, cluster=cluster, stages=0, kernel="hold")
     p = SimpleNamespace(threads=2, cluster=cluster, real=np.float32, form=form)
-    message = "barrier that others do not" if kernel is not_reached else "of shared memory, with no barrier after another"
+    message = "barrier that others do not" if kernel is not_reached else "memory, with no barrier after another"
     for _ in range(5):
         with pytest.raises(RuntimeError, match=message): cuda.simulate(kernel, 2, p)
     if kernel in (not_reached, read_and_written): return

@@ -1,7 +1,10 @@
 "The kernels of chapter 8: on the simulator for other sizes, and compiled for cards that are not here."
+import _thread
 import os
 import subprocess
 import sys
+import threading
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from settings import root
 
+from gn_nb.lab import steps
 from gn_nb.lab.steps import Toy, cuda, puzzle
 from gn_nb.testing import exercise
 
@@ -61,6 +65,8 @@ for cc in ((7, 5), (9, 0)):
 
 PUZZLES = """
 import sys
+import threading
+import time
 from types import SimpleNamespace
 sys.path[:0] = ["book", "tests"]
 from numba import cuda, types
@@ -132,13 +138,64 @@ def too_wide(x, y):
     y[cuda.grid(1)] = cuda.shfl_xor_sync(0xff, x[cuda.grid(1)], 8)
 
 
+def some_here_some_there(x, y):
+    if cuda.threadIdx.x < 4: cuda.syncthreads()
+    else: cuda.syncthreads()
+
+
+def shuffled_here_and_there(x, y):
+    if cuda.threadIdx.x % 2: y[cuda.grid(1)] = cuda.shfl_xor_sync(0xff, 1., 1)
+    else: y[cuda.grid(1)] = cuda.shfl_xor_sync(0xff, 1., 1)
+
+
+def unnamed(x, y):
+    y[cuda.grid(1)] = cuda.shfl_xor_sync(0x7f, x[cuda.grid(1)], 1)
+
+
+def halves(x, y):
+    y[cuda.grid(1)] = x[cuda.grid(1)/2]
+
+
+def two_blocks(x, y):
+    if cuda.threadIdx.x == 0: y[3] = x[3]
+
+
+def endless(x, y):
+    while x[0] < 1: y[cuda.grid(1)] = x[0]
+
+
+def uneven(x, y):                      # some warps, but whole ones, wait once more than others
+    if cuda.threadIdx.x < 8: cuda.shfl_xor_sync(0xff, 1., 1)
+    cuda.syncthreads()
+    if cuda.threadIdx.x >= 8: cuda.shfl_xor_sync(0xff, 1., 1)
+    cuda.syncthreads()
+
+
+@pytest.mark.quick
+def test_warps_need_not_wait_alike(): Toy(uneven)(1, 16, np.arange(16.), np.zeros(16))
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("kernel, error, words", [
+    (some_here_some_there, RuntimeError, "wait at different places"), (unnamed, ValueError, "mask must .* got 0x7f"),
+    (shuffled_here_and_there, RuntimeError, "wait at different places"), (halves, TypeError, "as an integer"),
+    (two_blocks, RuntimeError, r"blocks 0 and 1 both use y\[3\]"), (endless, RuntimeError, "does every loop end"),
     (before, IndexError, r"thread 0 of block 0: x\[-1\], and x has 16 numbers"),
     (beyond, IndexError, r"x\[16\]"), (handed_on, RuntimeError, r"both use shared\[\d\], one of them to write"),
     (half_waits, RuntimeError, "not all threads come to the barrier"), (too_wide, ValueError, "warp has 8 threads")])
 def test_the_toy_card_is_strict(kernel, error, words):
     with pytest.raises(error, match=words): Toy(kernel)(2, 8, np.arange(16.), np.zeros(16))
+
+
+def test_an_interrupted_launch_stops(monkeypatch):
+    monkeypatch.setattr(steps, "MOST", 10**9)
+    toy, soon = Toy(endless), threading.Timer(.3, _thread.interrupt_main)
+    soon.start()
+    with pytest.raises(KeyboardInterrupt): toy(1, 8, np.arange(16.), np.zeros(16))
+    time.sleep(.3)
+    many = len(toy.log)
+    time.sleep(.3)
+    assert len(toy.log) == many
 
 
 @pytest.mark.quick

@@ -121,6 +121,18 @@ WRONG = {
         "    for k in range(-(-n//cuda.gridsize(1))): y[i + k*cuda.gridsize(1)] = 2*x[i + k*cuda.gridsize(1)]",
     ],
     "check_summed": [
+        "def summed(x, y):                                               # halves that are no integers\n"
+        "    t, half, s = cuda.threadIdx.x, cuda.blockDim.x/2, cuda.shared.array(8, np.float32)\n"
+        "    s[t] = x[cuda.grid(1)]\n"
+        "    while half >= 1:\n        cuda.syncthreads()\n        if t < half: s[t] += s[t + half]\n"
+        "        half /= 2\n"
+        "    if t == 0: y[cuda.blockIdx.x] = s[0]",
+        "def summed(x, y):                                               # a barrier in each branch\n"
+        "    t, half, s = cuda.threadIdx.x, cuda.blockDim.x//2, cuda.shared.array(8, np.float32)\n"
+        "    s[t] = x[cuda.grid(1)]\n    cuda.syncthreads()\n"
+        "    while half:\n        if t < half:\n            s[t] += s[t + half]\n            cuda.syncthreads()\n"
+        "        else: cuda.syncthreads()\n        half //= 2\n"
+        "    if t == 0: y[cuda.blockIdx.x] = s[0]",
         "def summed(x, y):                                               # no barrier\n"
         "    t, half, s = cuda.threadIdx.x, cuda.blockDim.x//2, cuda.shared.array(8, np.float32)\n"
         "    s[t] = x[cuda.grid(1)]\n"
