@@ -353,8 +353,8 @@ class Toy:
             self.lock, self.barrier, self.places = threading.Lock(), threading.Barrier(threads), defaultdict(set)
             self.warps = [threading.Barrier(min(WARP, threads - w)) for w in range(0, threads, WARP)]
             team = [threading.Thread(target=self.play, args=(run, t), daemon=True) for t in range(threads)]
-            for t in team: t.start()
             try:
+                for t in team: t.start()
                 for t in team: t.join()
             except KeyboardInterrupt: self.stopped = True; raise
             if self.failed: raise self.failed[0]
