@@ -6,6 +6,7 @@ import ast
 import gzip
 import mimetypes
 import re
+from collections import Counter
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,9 @@ import nbformat
 import pytest
 from browser import MISSING, chromium
 from settings import root, settings
+
+from gn_nb.lab.figures import cubes
+from gn_nb.reference import NORMS, index_sets
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(not chromium(), reason=MISSING)
@@ -245,6 +249,17 @@ def test_links_below_the_pointer_can_be_read(tabs, site):
         if "dialog" in place: page.click("button.secondary-toggle")
         page.locator(f"{place} >> visible=true").nth(1).hover()
         assert [*tab.problems((1280, "light"), (1280, "dark"))] == [], place
+
+
+@pytest.mark.parametrize("width, rows", [(390, [2, 2]), (1280, [4])])
+def test_no_block_of_cells_is_out_of_sight(browser, width, rows):
+    sets = {name: index_sets((4, 8, 5), name, 2) for name in NORMS}
+    page = browser.new_page(viewport={"width": width, "height": WIDTHS[width]})
+    page.set_content(cubes(sets, "A caption.", "Four blocks.")._repr_html_())
+    blocks = [page.locator("svg").nth(k).bounding_box() for k in range(page.locator("svg").count())]
+    assert all(b["x"] >= 0 and b["x"] + b["width"] <= width for b in blocks)
+    assert [*Counter(b["y"] for b in blocks).values()] == rows and page.locator("[role=img]").count() == 1
+    page.close()
 
 
 @pytest.mark.parametrize("width", (*WIDTHS, 1600))

@@ -53,7 +53,7 @@ mpl.rcParams.update(STYLE)
 class Figure:
     "Inline SVG with a caption and a description; every notebook front end shows it, with no file beside it."
     def __init__(self,
-        svg:str,      # an <svg> element
+        svg:str,      # an <svg> element, or a <div> of several
         caption:str,  # one claim, and what to look at; HTML
         alt:str,      # what the picture shows, for those who do not see it
     ):
@@ -62,7 +62,7 @@ class Figure:
         self.svg, self.caption, self.alt = svg, caption, alt
 
     def _repr_html_(self):
-        svg = re.sub(r"<svg\b", f'<svg role="img" aria-label="{html.escape(self.alt)}"', self.svg, count=1)
+        svg = re.sub(r"<\w+", rf'\g<0> role="img" aria-label="{html.escape(self.alt)}"', self.svg, count=1)
         return (f'<figure class="gn-figure" style="margin:1em 0"><div style="overflow-x:auto">{svg}</div>'
                 f'<figcaption style="font-size:.9em;margin-top:.4em">{self.caption}</figcaption></figure>')
 
@@ -145,18 +145,21 @@ def cubes(
     alt:str,           # what the picture shows
     cell:float=15,     # edge of a cell, in pixels
 )->Figure:
-    "Blocks of cells side by side, coloured by index set, with their axes named."
-    parts, x, tallest, top = [], 30., 0., 24
+    "Blocks of cells side by side, in two rows on a phone, coloured by index set, with their axes named."
+    blocks, widest, x, top = [], 0., 30., 24
     for title, sets in named.items():
         faces, width, height = cube(np.asarray(sets), x, top, cell)
         N, C, S = sets.shape
         depth = 0.42*cell*N
-        parts += [*faces, label(x + width/2, 14, title, size=13), label(x + C*cell/2, top + height + 14, "C"),
-                  label(x - 6, top + depth + S*cell/2 + 4, "H,W", "end", 11),
-                  label(x + 0.2*cell*N, top + depth/2, "N", "end")]
-        x, tallest = x + max(width, 8*len(title)) + 50, max(tallest, height)
-    width = x - 26
-    return Figure(drawing(parts, width, tallest + top + 22, 1.25*width, min(width, 460)), caption, alt)
+        parts = [*faces, label(x + width/2, 14, title, size=13), label(x + C*cell/2, top + height + 14, "C"),
+                 label(x - 6, top + depth + S*cell/2 + 4, "H,W", "end", 11),
+                 label(x + 0.2*cell*N, top + depth/2, "N", "end")]
+        width = x + max(width, 8*len(title)) + 6
+        blocks.append(drawing(parts, width, top + height + 22, 1.25*width, 120))
+        widest = max(widest, width)
+    style = ("display:grid;gap:8px;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));"
+             f"max-width:{1.25*widest*len(blocks):.0f}px")
+    return Figure(f'<div style="{style}">{"".join(blocks)}</div>', caption, alt)
 
 # %% ../../nbs/90_figures.ipynb #a2309539
 STAGES = dict(   # name -> (column, row, lines of text)
