@@ -17,5 +17,7 @@ WRONG = {
         "def directional(f, x, v, d, h): return np.sum(v*(f(x + h*d) - f(x - h*d)))/h",      # forgets the 2
         "def directional(f, x, v, d, h): return v*(f(x + h*d) - f(x - h*d))/(2*h)",          # forgets the sum
         "def directional(f, x, v, d, h): return np.sum(d*(f(x + h*d) - f(x - h*d)))/(2*h)",  # d for v
+        # each input moved by itself
+        "def directional(f, x, v, d, h): return np.sum(v*d*(f(x + h) - f(x - h)))/(2*h)",
     ],
 }

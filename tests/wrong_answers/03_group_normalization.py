@@ -7,6 +7,7 @@ WRONG = {
         "def position_sets(shape): n, c, _ = np.indices(shape); return n*shape[1] + c",                # instance norm
     ],
     "check_gn": [
+        "def gn(x, G, weight, bias, eps): return F.group_norm(x, G, weight, bias, eps)",       # somebody else's
         '''def gn(x, G, weight, bias, eps):                       # unbiased variance
     xg = x.reshape(len(x), G, -1)
     xhat = (xg - xg.mean(-1, keepdim=True))/(xg.var(-1, keepdim=True) + eps).sqrt()
@@ -28,6 +29,11 @@ WRONG = {
     xhat = xhat.reshape(len(x), G, x.shape[1]//G, -1).transpose(1, 2).reshape(x.shape)
     per = (-1, *(1,)*(x.ndim - 2))
     return xhat*weight.reshape(per) + bias.reshape(per)''',
+        '''def gn(x, G, weight, bias, eps):                       # groups across the samples
+    xg = x.reshape(G, -1)
+    xhat = (xg - xg.mean(-1, keepdim=True))/(xg.var(-1, correction=0, keepdim=True) + eps).sqrt()
+    per = (-1, *(1,)*(x.ndim - 2))
+    return xhat.reshape(x.shape)*weight.reshape(per) + bias.reshape(per)''',
     ],
     "check_free": [
         "def free_biases(C, G): return C",

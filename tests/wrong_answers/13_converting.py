@@ -8,6 +8,12 @@ WRONG = {
         "def most_groups(C): return max((G for G in range(1, 32) if C % G == 0 and C//G >= 2), default=1)",
     ],
     "check_folded": [
+        """def folded(bn):                                                                      # the weight forgotten
+    weight = 1/(bn.running_var + bn.eps).sqrt()
+    return weight, bn.bias - weight*bn.running_mean""",
+        """def folded(bn):                                                                      # eps forgotten
+    weight = bn.weight/bn.running_var.sqrt()
+    return weight, bn.bias - weight*bn.running_mean""",
         """def folded(bn):                                                                      # the mean forgotten
     weight = bn.weight/(bn.running_var + bn.eps).sqrt()
     return weight, bn.bias""",
