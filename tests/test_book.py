@@ -217,7 +217,7 @@ class TestBuiltBook:
             used = [t for t in known if any(glossary.uses(t, s) for s in prose)]
             links = page.select("a[href^='glossary.html#term-']")
             if name != "index": assert len(links) == len(used), f"{name}: {len(used)} terms, {len(links)} links"
-        assert len(pages["paths"].select("article table")) == 3
+        assert len(pages["paths"].select("article table")) == 4
 
     def test_is_described_to_those_who_link_to_it(self, pages):
         seen = {}
