@@ -226,6 +226,7 @@ def grouping():
     "Networks to look into: their normalizations, contrast and brightness of the images varied or not."
     base = START | {"probe": "gn_nb.lab.grouping:look_inside"}
     nets = grid(base, {"norm": [GN4, BN], "data.contrast": [0., 1.]}) + grid(base, {"norm": [LN, WS]})
+    nets += grid(base, {"norm": [LN], "data.contrast": [1.]})
     chosen = rates("groups-lr")
     return seeded([with_rate(c, chosen) for c in nets], range(SEEDS))
 
@@ -350,13 +351,14 @@ def dependent(records, made)->tuple:
 
 # %% ../../nbs/23_what_groups_are.ipynb #f900a819
 def estimates(records)->tuple:
-    "Word and reason: do the statistics of an image stand for those of all images?"
-    found = {j: against(d, zero(d)) for j in (0., 1.) for d in [rise(records, GN4, "population", j)]}
-    worse = [c.low > 0 for c in found.values()]
-    well = [c.high < 0 or c.p_equivalent < .05 for c in found.values()]
+    "Word and reason: do the statistics of an image stand for those of all images? LN's decide."
+    layer, group = ([against(d, zero(d)) for j in (0., 1.) for d in [rise(records, norm, "population", j)]]
+                    for norm in (LN, GN4))
+    worse, well = [c.low > 0 for c in layer], [c.high < 0 or c.p_equivalent < .05 for c in layer]
     word = "does not hold here" if all(worse) else "holds" if all(well) else "holds in part" if any(well) else "open"
-    return word, (f"statistics of all images in place of each image's own change the error of a trained GN network by "
-                  f"{said(found[0.])}, with varied contrast by {said(found[1.])}")
+    return word, (f"statistics of all images in place of each image's own change the error of a trained LN network by "
+                  f"{said(layer[0])}, with varied contrast by {said(layer[1])}; of one with GN, of which the summary "
+                  f"does not speak, by {said(group[0])} and {said(group[1])}")
 
 # %% ../../nbs/23_what_groups_are.ipynb #9d1f0711
 def verdicts()->list:
@@ -365,12 +367,14 @@ def verdicts()->list:
     first, third = "the first summary", "the third summary"
     found = [
         ("there's no actually clustering or similarity analysis of channels that is done to place certain channels "
-         "into certain groups; it's just done so semirandomly based on the index location", first, no_clustering()),
+         "into certain groups; it's just done so semirandomly based on the index location", first, no_clustering(),
+         "says so: groups are neighbours by index (Figure 3)"),
         ("any fixed grouping of the channels is as good before training (our words)", "the symmetry of filters",
          by_index(made)),
         ("the reason group norm is sensible is that you are able to combine statistically dependent channels into a "
-         "group together", first, dependent(records, made)),
-        ("all channels can be divided into groups arbitrarily", third, arbitrary(records, made)),
+         "group together", first, dependent(records, made), "says so, as motivation (Section 3)"),
+        ("all channels can be divided into groups arbitrarily", third, arbitrary(records, made),
+         "does not say: its groups are neighbours by index"),
         ("both are calculating approximations of an underlying abstract notion: the in-the-limit mean and variance of "
          "a single feature channel", first, estimates(records))]
-    return [Verdict(claim, source, *answer, "23_what_groups_are") for claim, source, answer in found]
+    return [Verdict(claim, source, *answer, "23_what_groups_are", *paper) for claim, source, answer, *paper in found]
