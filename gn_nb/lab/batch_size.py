@@ -238,7 +238,8 @@ def verdicts()->list:
         return (together(judge(*v) for v in found.values()),
                 "; ".join(f"on {where} ({len(v[0])} seeds) {text(*v)}" for where, v in found.items()) or NOTHING)
     def verdict(claim, source, word, because, afterwards="", paper=""):
-        return Verdict(claim, source, word, because + (f"; afterwards: {afterwards}" if afterwards else ""), here, paper)
+        because += f"; afterwards: {afterwards}" if afterwards else ""
+        return Verdict(claim, source, word, because, here, paper)
     def met(above, level, b):
         low, high = bracket(b, *bootstrap(b, above, level)[1:])
         return f"the curves cross between b = {low} and b = {high} (0: BN is nowhere worse)"

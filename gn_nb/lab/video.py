@@ -151,9 +151,10 @@ def verdicts()->list:
     sweep, records = video_runs()
     frames, memory, images = sizes_of(records)
     errors = {name: by_length(records, name) for name in ("BN", "GN")}
-    def verdict(claim, who, word, because):
+    def verdict(claim, who, word, because, paper):
         n = len(errors["BN"])
-        return Verdict(claim, who, *((word(), f"{because()}; {n} seeds") if n > 1 else ("open", NOTHING)), CHAPTER)
+        found = (word(), f"{because()}; {n} seeds") if n > 1 else ("open", NOTHING)
+        return Verdict(claim, who, *found, CHAPTER, paper)
     ample, budget, gn = (gains(records, name) for name in (NAMES[1], "BN", "GN"))
     def times(k):                                       # errors, on the budget over b = 16, at a length
         return np.exp(log_ratio(errors["BN"], by_length(records, NAMES[1]), images=images)[:, k].mean())
@@ -168,10 +169,13 @@ def verdicts()->list:
         verdict("at a fixed memory longer clips do not help batch normalization: its smaller batch cancels what they "
                 "gain (our words)", "the paper, Table 8", lambda: judge_masked(ample, budget),
                 lambda: f"when {clips} become twice as long, BN with b = {AMPLE} gains "
-                        f"{said(ample)}, BN on a budget of {memory} frames {said(budget)}, GN {said(gn)}; of the "
+                        f"{said(ample)}, BN on a budget of {memory} frames {said(budget)}, GN {said(gn)} (medians "
+                        f"{', '.join(f'{np.median(v):+.1f}' for v in (ample, budget, gn))}); of the "
                         f"gain the smaller batch takes {said(ample, budget)}. As a ratio, BN's error on the budget "
-                        f"goes from {times(0):.1f} to {times(-1):.1f} times that with b = {AMPLE}"),
+                        f"goes from {times(0):.1f} to {times(-1):.1f} times that with b = {AMPLE}",
+                "says so: 73.3 % right before and after, GN 73.0 % before, 74.5 % after"),
         verdict("useful if you're training on very dense data (e.g. high res video)", "the first summary",
                 lambda: judge_dense([(longest("GN"), longest("BN")), (at_best("GN"), at_best("BN"))]),
                 lambda: f"GN minus BN is {said(longest('GN'), longest('BN'))} at T = {frames[-1]}, b = "
-                        f"{memory//frames[-1]}, {beside()}")]
+                        f"{memory//frames[-1]}, {beside()}",
+                "says so: 74.5 % right, BN 73.3 % at T = 64, b = 4 (Table 8)")]
