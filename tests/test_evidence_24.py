@@ -159,6 +159,11 @@ def test_vgg_verdict():
     assert lab.vgg_verdict(runs(none=None, bn2=15.)).word == "does not hold here"          # what diverges is all wrong
     wide = made(lab.vgg(), lambda c: 20. + 15*(-1)**c["seed"] if c["norm"]["name"] == "none" else 18.)
     assert lab.vgg_verdict(wide).word == "open"                    # a gain is neither shown nor ruled out
+    won_in_use = runs(none=15., bn2=15.)
+    assert "what GN wins" not in lab.vgg_verdict(won_in_use).because
+    for r in won_in_use: r["final"]["precise"] = {"test": {"error": .1, "loss": 1.}}
+    assert "(median -5.0; with precise statistics" in lab.vgg_verdict(won_in_use).because
+    assert "what GN wins there BN loses in use" in lab.vgg_verdict(won_in_use).because
     one_seed = [r for r in runs(none=15.) if r["config"]["seed"] == 0]
     assert lab.vgg_verdict(one_seed).word == lab.vgg_verdict([]).word == "open"
 

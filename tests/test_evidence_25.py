@@ -91,12 +91,28 @@ GOOD = dict(bn=10., gn=13., noise=10.5)
 @pytest.mark.parametrize("error,loss,word", [
     (GOOD, dict(bn=.2, gn=.1), "holds"),                                   # lower loss, higher error, noise closes it
     (GOOD | {"noise": 12.}, dict(bn=.2, gn=.1), "does not hold here"),      # closes a third: less than half
-    (GOOD, dict(bn=.1, gn=.2), "does not hold here"),                      # the premise is wrong: a higher loss
+    (GOOD, dict(bn=.1, gn=.2), "open"),                                    # the premise is not met: a higher loss
+    (GOOD | {"noise": 13.}, dict(bn=.1, gn=.2), "open"),                   # so it says nothing that noise does not help
+    (dict(bn=13., gn=10., noise=9.), dict(bn=.1, gn=.2), "does not hold here"),        # a lower error all the same
     (dict(bn=13., gn=10., noise=9.), dict(bn=.2, gn=.1), "does not hold here"),        # a lower error
     (dict(bn=10., gn=10., noise=9.), dict(bn=.2, gn=.1), "open"),          # no gap to close
     (GOOD, dict(bn=.1, gn=.1), "open")])
 def test_noise_verdict(error, loss, word):
-    assert check_verdict(lab.noise_verdict(made(error, loss))).word == word
+    v = check_verdict(lab.noise_verdict(made(error, loss)))
+    assert v.word == word and v.because.startswith("its premise") == (loss["gn"] >= loss["bn"])
+
+
+def test_reasons_tell_of_rates():
+    "The edge of what was tried, and where only one was."
+    for rate, told in ((.8, True), (.2, False)):
+        runs = made(GOOD)
+        for r in runs: r["final"]["running"]["val"] = {"error": .2 + abs(r["config"]["train"]["lr"] - rate), "loss": 1.}
+        assert ("BN's rate, 0.8, is the largest that was tried" in lab.noise_verdict(runs).because) == told
+    beside = made(dict(gn=14.), configs=lab.regularization_cifar())
+    for verdict in (lab.par_verdict, lab.ws_verdict):
+        because = verdict(made({}), beside).because
+        assert because.count("0.05 the one rate that was tried, 5 seeds") == 1
+    assert "training losses of GN and BN are 0.10 and 0.10" in lab.noise_verdict(made(GOOD), beside).because
 
 
 @pytest.mark.parametrize("spread, word", [(.01, "holds in part"), (.03, "open")])
