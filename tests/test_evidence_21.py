@@ -1,5 +1,6 @@
 "Chapter 21: its sweep is sound, its statistics are right, its verdicts follow from records both ways."
 import math
+import re
 
 import numpy as np
 import pytest
@@ -115,6 +116,8 @@ def records(tmp_path, monkeypatch, small, frozen, pure, harder, fit=-.5):
 def test_verdicts_where_all_holds(tmp_path, monkeypatch):
     found = records(tmp_path, monkeypatch, {0.: 11., 1.: 20., 2.: 40.}, 10.5, {"BN": 30., "GN": 10.}, 1.)
     assert found == ["holds"]*4
+    because = verdicts()[1].because                                # a step of 20/10 over 11/10, one of 40/10 over 20/10
+    assert re.search(r"of 1\.8 \[1\.\d, 1\.\d\] for the first and 2\.0 \[.*\] for the second, .* on 40 %", because)
 
 
 def test_verdicts_where_nothing_does(tmp_path, monkeypatch):

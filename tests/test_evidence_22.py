@@ -1,5 +1,6 @@
 "Chapter 22: what its sweeps ask for, what its probe measures, and its verdicts on made-up records, both ways."
 import json
+import re
 
 import numpy as np
 import pytest
@@ -139,6 +140,7 @@ def test_bias_effect(ln, gn, word):
     records = table(5, 5, 5) + made(chapter.BN, around(5, seed=20))
     found, because = chapter.bias_effect(records, offsets(ln, gn))
     assert found == word and "keep 75 per cent" in because and "(75 to 75)" in because
+    assert re.search(f"LN minus four groups is .0.[012] .* four groups err on ({gn - 1}|{gn}) to .* per cent", because)
     assert chapter.bias_effect(records, [])[0] == "open"
 
 

@@ -168,6 +168,7 @@ def test_larger_records_come_first(monkeypatch):
     assert_close(lab.gains(runs, AMPLE), np.full(5, 5.), 1e-6)
     first, second = (check_verdict(v) for v in lab.verdicts())
     assert first.word == "holds in part" and "budget of 64 frames" in first.because and "GPU" in first.because
+    assert "(medians +5.0, +3.0, +5.0)" in first.because
     assert second.word == "holds" and "at T = 32, b = 2" in second.because
     found["video-gpu"] = [r for r in large if r["config"]["seed"] == 2]                     # one seed is not enough
     assert lab.video_runs()[0] == "video"
