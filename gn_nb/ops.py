@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DTYPE', 'LAST', 'HUGE', 'forward_op', 'backward_op', 'PLAIN_TYPES', 'KNOWN', 'plain', 'layout',
-           'empty_like', 'cpu_forward', 'cpu_backward', 'card_kernels', 'runs_kernels', 'for_card', 'executor',
-           'new_statistics', 'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward', 'forward_anywhere',
-           'forward_on_card', 'backward_anywhere', 'backward_on_card', 'gradients', 'is_dtensor', 'check_arguments',
-           'eager_backward', 'EagerGroupNorm', 'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard', 'decomposed',
-           'group_norm']
+           'empty_like', 'cpu_forward', 'check_saved', 'cpu_backward', 'card_kernels', 'runs_kernels', 'for_card',
+           'executor', 'new_statistics', 'mean_and_rstd', 'two_parts', 'card_forward', 'card_backward',
+           'forward_anywhere', 'forward_on_card', 'backward_anywhere', 'backward_on_card', 'gradients', 'is_dtensor',
+           'check_arguments', 'eager_backward', 'EagerGroupNorm', 'Known', 'KnownOnCard', 'KnownGroupNorm', 'standard',
+           'decomposed', 'group_norm']
 
 # %% ../nbs/10_torch.ipynb #972f41b5
 import ctypes
@@ -79,8 +79,8 @@ def _stored(weight, bias, dtype):
     given = [t for t in (weight, bias) if t is not None]
     narrow = bool(given) and all(t.dtype is dtype for t in given)
     kind = dtype if narrow else _wide(dtype)
-    return *(t if t is None or (t.dtype is kind and t.is_contiguous()) else t.detach().to(kind).contiguous()
-             for t in (weight, bias)), narrow
+    def ready(t): return t is None or (t.dtype is kind and t.is_contiguous() and not t.is_neg())
+    return *(t if ready(t) else t.detach().to(kind).contiguous().resolve_neg() for t in (weight, bias)), narrow
 
 def _folded(s, weight, bias, scale, shift, dtype):
     "weight and bias of each sample and channel, (N, C)."
@@ -140,9 +140,22 @@ def cpu_forward(input, s, weight, bias, eps, activation, scale, shift, stats, ou
     cpu.run_forward(p, x.data_ptr(), y.data_ptr(), _address(weight), _address(bias), at, at + 8*s.N*s.G)
     return y
 
+def check_saved(dy, input, weight, bias, scale, shift):
+    "Raise RuntimeError unless these fit together: a hook on what was saved may have brought back something else."
+    N, C = input.shape[:2]
+    if dy.shape != input.shape or dy.dtype is not input.dtype or dy.device != input.device:
+        found = " and ".join(f"{tuple(t.shape)}, {t.dtype}, {t.device}" for t in (input, dy))
+        raise RuntimeError(f"saved input must have shape, dtype and device of the gradient of the result, got {found}")
+    for names, shape in ((dict(weight=weight, bias=bias), (C,)), (dict(scale=scale, shift=shift), (N, C))):
+        for name, t in names.items():
+            if t is not None and (tuple(t.shape) != shape or t.device != input.device):
+                raise RuntimeError(f"saved {name} must have shape {shape} on {input.device}, got {tuple(t.shape)} on "
+                                   f"{t.device}")
+
 def cpu_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx, need_parameters=True):
     """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), float64, all
     four None unless needed; `stats` are the addresses of mean and rstd."""
+    check_saved(dy, input, weight, bias, scale, shift)
     form = layout(input)
     x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx, adaptive = empty_like(x) if need_dx else None, scale is not None or shift is not None
@@ -241,6 +254,7 @@ def card_forward(input, s, weight, bias, eps, activation, scale, shift, stats, o
 def card_backward(dy, input, s, stats, weight, bias, activation, scale, shift, need_dx, need_parameters=True):
     """dx (None unless needed), dweight, dbias (C,), dscale, dshift (N, C; None without scale and shift), all four None
     unless needed."""
+    check_saved(dy, input, weight, bias, scale, shift)
     form = layout(input)
     x, dy = (_in_memory(t).contiguous(memory_format=form) for t in (input, dy))
     dx = torch.empty_like(x) if need_dx else None
@@ -315,8 +329,11 @@ def _(info, in_dims, input, num_groups, weight, bias, eps, activation=None, scal
 @torch.library.impl("gn_nb::backward", "cpu")
 def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, scale=None, shift=None, need_dx=True,
       need_parameters=True):
-    found = cpu_backward(dy, input, sizes(input.shape, num_groups), (mean.data_ptr(), rstd.data_ptr()), weight, bias,
-                         activation, scale, shift, need_dx, need_parameters)
+    s, stats = sizes(input.shape, num_groups), [t.to(torch.float64).contiguous() for t in (mean, rstd)]
+    if any(tuple(t.shape) != (s.N, s.G) for t in stats):
+        raise ValueError(f"mean and rstd must have shape ({s.N}, {s.G}), got {tuple(mean.shape)}, {tuple(rstd.shape)}")
+    found = cpu_backward(dy, input, s, [t.data_ptr() for t in stats], weight, bias, activation, scale, shift, need_dx,
+                         need_parameters)
     dx, *others = (mean.new_empty(0) if t is None else t for t in found)
     return dx, *(t.clone() for t in others)                           # results of an operator share no memory
 
@@ -374,9 +391,10 @@ def _(dy, input, mean, rstd, num_groups, weight, bias=None, activation=None, sca
 # %% ../nbs/10_torch.ipynb #86b5de12
 def gradients(dy, tensors, needs, num_groups, eps, activation, backward):
     "Gradients by (input, weight, bias, scale, shift), None where not needed, by backward(need_dx, need_parameters)."
-    input, weight, bias, scale, shift = tensors
     needs = [need and t is not None for need, t in zip(needs, tensors, strict=True)]
     if torch.is_grad_enabled():                       # create_graph: the gradient will be differentiated
+        tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]     # without hooks
+        input, weight, bias, scale, shift = tensors
         y = plain(input, num_groups, weight, bias, eps, activation, scale, shift)[0]
         wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True))
@@ -421,6 +439,10 @@ def check_arguments(input, num_groups, weight, bias, eps, activation, scale, shi
     if is_dtensor(input):
         raise TypeError("input must not be a DTensor, whose statistics may lie on other ranks: "
                         "gn_nb.distributed.sharded_group_norm takes it, ShardedGroupNorm in a model")
+    for name, v in (("weight", weight), ("bias", bias), ("scale", scale), ("shift", shift)):
+        if is_dtensor(v):
+            raise TypeError(f"{name} must not be a DTensor where input is none, as in a sharded model that is not "
+                            "called as a whole")
     if input.dtype not in DTYPE: raise TypeError(f"input must be one of {', '.join(DTYPE.values())}, got {input.dtype}")
     s = sizes(input.shape, num_groups)
     if s.N*s.M == 1:        # torch's rule
@@ -463,6 +485,7 @@ def _straight(input, *others):
     "A tensor for the kernels, in eager mode, and none that a transform has left behind?"
     return (not is_compiling() and type(input) in PLAIN_TYPES and input.dtype in DTYPE
             and (input.is_cpu or for_card(input)) and _unseen()
+            and all(t is None or type(t) in PLAIN_TYPES for t in others)
             and not any(t is not None and is_functorch_wrapped_tensor(t) for t in (input, *others)))
 
 # %% ../nbs/10_torch.ipynb #1e6ea80a
@@ -480,6 +503,10 @@ def _looked_into():
 def eager_backward(dy, tensors, stats, s, eps, activation, needs):
     "Gradients by input, weight, bias, scale and shift, None where not needed, in eager mode or below a transform."
     input, weight, bias, scale, shift = tensors
+    wide = _wide(input.dtype) if for_card(input) else torch.float64
+    if stats.dtype is not wide or tuple(stats.shape[1:]) != (s.N, s.G) or not stats.is_contiguous():
+        raise RuntimeError(f"saved statistics must be {wide}, contiguous, of shape (..., {s.N}, {s.G}), got "
+                           f"{stats.dtype}, {tuple(stats.shape)}")
     def backward(*need):
         rest = weight, bias, activation, scale, shift, *need
         if _watched(dy): return backward_op(dy, input, *mean_and_rstd(stats), s.G, *rest)
@@ -531,11 +558,12 @@ class Known:
 
     def fits(self, dy, input, weight, bias):
         """Are the saved tensors still what they were? Nobody notices an assignment to a parameter's .data, and a hook
-        may have brought the input back in another memory format."""
+        may have brought back something else."""
         kind = self.parameters
-        return (input.is_contiguous(memory_format=self.form) and not dy._is_zerotensor()
-                and (weight is None or (weight.dtype is kind and weight.is_contiguous()))
-                and (bias is None or (bias.dtype is kind and bias.is_contiguous())))
+        return (input.is_contiguous(memory_format=self.form) and input.shape == dy.shape and input.dtype is dy.dtype
+                and input.device == dy.device and not (input.is_neg() or dy.is_neg() or dy._is_zerotensor())
+                and all(t is None or (t.dtype is kind and t.is_contiguous() and t.shape == input.shape[1:2]
+                                      and t.device == input.device and not t.is_neg()) for t in (weight, bias)))
 
     def prepare(self, input, s, activation, eps):
         self.kind = self.form, input.dtype, s, activation, False
@@ -635,13 +663,13 @@ def _key(input, num_groups, weight, bias, eps, activation):
     "All that checks and plan look at, if it is nothing but plain tensors whose memory the kernels can take, else None."
     if (is_dynamo_compiling() or type(input) not in PLAIN_TYPES or type(num_groups) is not int or type(eps) is not float
             or not (activation is None or type(activation) is str) or not _unseen()
-            or is_functorch_wrapped_tensor(input) or input._is_zerotensor()): return None
+            or is_functorch_wrapped_tensor(input) or input._is_zerotensor() or input.is_neg()): return None
     dtype, cpu = input.dtype, input.is_cpu
     kind = getattr(bias if weight is None else weight, "dtype", None)
     for t in (weight, bias):
         if t is not None and not (
                 type(t) in PLAIN_TYPES and t.dtype is kind and t.is_contiguous() and not is_functorch_wrapped_tensor(t)
-                and (t.is_cpu if cpu else t.device == input.device)): return None
+                and not t.is_neg() and (t.is_cpu if cpu else t.device == input.device)): return None
     if kind not in (None, dtype) and (kind is not torch.float32 or dtype is torch.float64): return None
     if not cpu and (not input.is_cuda or input.data_ptr() % 16): return None
     return (input.shape, input.is_contiguous() or input.stride(), dtype, kind, num_groups,
@@ -689,7 +717,7 @@ def group_norm(
     out:Tensor|None=None,      # where to write the result, may be input itself; without gradients only
 )->Tensor:                # shape and dtype of input, channels_last if it is; raises TypeError or ValueError
     "Group normalization of Wu & He (2018), torch.nn.functional.group_norm's arguments and more."
-    key = None
+    key = known = None
     if scale is shift is None:
         key = _key(input, num_groups, weight, bias, eps, activation)
         known = key and _known.get(key)
@@ -697,15 +725,16 @@ def group_norm(
     s = check_arguments(input, num_groups, weight, bias, eps, activation, scale, shift)
     if out is not None: _check_out(out, input, (weight, bias, scale, shift))
     straight = _straight(input, weight, bias, scale, shift)
-    known = _remember(key, input, s, float(eps), activation) if key and straight else None
+    if key and straight and not known: known = _remember(key, input, s, float(eps), activation)
     if known and out is None: return known(input, weight, bias)
     return _dispatch(input, s, weight, bias, float(eps), activation, scale, shift, out, straight)
 
 def _holds(out, input, *others):
     "Is `out` like input in all but its values, and is it input itself or memory that nothing else given has a part of?"
-    def apart(t): return t is None or out.untyped_storage().data_ptr() != t.untyped_storage().data_ptr()
+    def ends(t): return (start := t.untyped_storage().data_ptr()), start + t.untyped_storage().nbytes()
+    def apart(t): return t is None or ends(out)[1] <= ends(t)[0] or ends(t)[1] <= ends(out)[0]
     return (out.shape == input.shape and out.dtype is input.dtype and out.stride() == input.stride()
-            and (out.data_ptr() == input.data_ptr() or apart(input)) and all(map(apart, others)))
+            and not out.is_neg() and (out.data_ptr() == input.data_ptr() or apart(input)) and all(map(apart, others)))
 
 def _dispatch(input, s, weight, bias, eps, activation, scale, shift, out, straight):
     "The result, once the arguments are known to be good."

@@ -12,6 +12,8 @@ import torch
 from conftest import ROOT
 from torch import distributed as dist
 from torch import nn
+from torch.ao.nn.intrinsic import qat
+from torch.ao.quantization import default_qat_qconfig
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
@@ -1084,3 +1086,39 @@ class TestImport:
         (ValueError, "num_channels (6) must be divisible by num_groups (4)",
          convert.from_onnx, [[1.]*6]*2 + [4, 6], {})])
     def test_errors(self, error, words, f, args, options): must_raise(error, words, f, *args, **options)
+
+
+class TestOddHolders:
+    def test_a_layer_that_is_also_in_a_list(self):
+        "calibrate sees that the old one is called, and leaves the model as it was."
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.BatchNorm2d(4)
+                self.order = [self.norm]
+            def forward(self, x): return self.order[0](x)
+        net = Net()
+        report = convert_batch_norm(net)
+        with pytest.raises(ValueError, match="must not call what was replaced, but it calls a BatchNorm2d"):
+            convert.calibrate(report, [torch.randn(2, 4, 3, 3)])
+        assert not any(m._forward_pre_hooks for m in (net.norm, net.order[0]))
+
+    def test_two_layers_of_one_weight(self):
+        net = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+        net[2].weight = net[0].weight
+        report = convert_batch_norm(net.eval())
+        before = net[0].weight.clone()
+        with pytest.raises(ValueError, match="0 and 2 must not share weight or bias"):
+            convert.calibrate(report, [torch.randn(2, 4, 3, 3)])
+        assert torch.equal(net[0].weight, before)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_a_layer_whose_holder_reads_its_statistics(self):
+        "As torch's modules for training with quantization in mind do."
+        fused = qat.ConvBn2d(3, 4, 3, qconfig=default_qat_qconfig)
+        net = nn.Sequential(fused, nn.BatchNorm2d(4))
+        report = convert_batch_norm(net)
+        assert type(net[0].bn) is nn.BatchNorm2d and type(net[1]) is GroupNorm
+        row, = (row for row in report.rows if row.layer == "0.bn")
+        assert "reads its running statistics" in row.kept
+        assert net(torch.randn(2, 3, 5, 5)).shape == (2, 4, 3, 3)

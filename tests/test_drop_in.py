@@ -6,10 +6,12 @@ import io
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 
 from gn_nb import GroupNorm, group_norm, ops
@@ -354,3 +356,73 @@ def test_export_is_saved_and_loaded():
     for N, H in ((2, 8), (3, 5), (5, 12)):
         x = rand(N, 3, H, 9)
         assert torch.equal(loaded.module()(x), model(x))
+
+
+wide = partial(rand, dtype=torch.float64)
+
+
+class TestHooks:
+    @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+    @pytest.mark.parametrize("scaled", [False, True])
+    def test_fire_once_where_gradients_are_differentiated(self, scaled):
+        "create_graph: those of the caller's tensors, and what retain_grad keeps."
+        more, found = {"scale": torch.zeros(2, 4)} if scaled else {}, []
+        for norm in (F.group_norm, partial(group_norm, **more)):
+            leaf, w = wide(2, 4, 5).requires_grad_(), wide(4, seed=1).requires_grad_()
+            x, calls = leaf*1, []
+            x.retain_grad()
+            x.register_hook(lambda g, calls=calls: calls.append(g) or 2*g)
+            w.register_hook(lambda g: 3*g)
+            norm(x, 2, w, eps=.1).pow(3).sum().backward(create_graph=True)
+            again, = torch.autograd.grad(leaf.grad.square().sum(), w)
+            found.append((leaf.grad, x.grad, w.grad, again, torch.tensor(len(calls))))
+        for theirs, ours in zip(*found, strict=True): assert (theirs - ours).abs().max() < 1e-9*(1 + theirs.abs().max())
+
+    @pytest.mark.parametrize("way", ["known", "scaled", "operator"])
+    @pytest.mark.parametrize("spoil", [torch.Tensor.half, lambda t: t[..., :3].contiguous()], ids=["dtype", "shape"])
+    def test_that_spoil_what_was_saved_are_noticed(self, way, spoil):
+        "Before a kernel believes the shape or dtype that it was promised."
+        calls = {"known": lambda x: group_norm(x, 2), "scaled": lambda x: group_norm(x, 2, scale=torch.zeros(2, 4)),
+                 "operator": lambda x: ops.forward_op(x, 2, None, None, 1e-5)[0]}
+        x = rand(2, 4, 64).requires_grad_()
+        calls[way](x)
+        def pack(t): return spoil(t.detach()) if t.shape == x.shape else t
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): y = calls[way](x)
+        with pytest.raises(RuntimeError, match="saved input must have shape, dtype and device"): y.sum().backward()
+
+    def test_that_spoil_saved_parameters_are_noticed(self):
+        x, w = wide(2, 4, 64).requires_grad_(), wide(4, seed=1).requires_grad_()
+        def pack(t): return t.detach()[:2] if t.shape == w.shape else t
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): y = group_norm(x, 2, w)
+        with pytest.raises(RuntimeError, match=r"saved weight must have shape \(4,\)"): y.sum().backward()
+
+
+def test_parameters_of_another_tensor_class():
+    "Their class decides what becomes of the call; the numbers are theirs, not none."
+    x, w = wide(2, 4, 5), wide(4, seed=1)
+    y = group_norm(x, 2, TwoTensor(w, w))
+    assert isinstance(y, TwoTensor) and (y.a - F.group_norm(x, 2, w)).abs().max() < 1e-12
+
+
+def test_out_in_memory_of_another_storage():
+    "Two arrays of NumPy's may overlap though each is a storage of its own."
+    memory = np.random.default_rng(0).standard_normal(30)
+    x, out = (torch.from_numpy(memory[k:k + 24]).view(1, 4, 6) for k in (0, 6))
+    wanted = F.group_norm(x, 2)
+    assert (group_norm(x, 2, out=out) - wanted).abs().max() < 1e-12
+
+
+def test_numbers_that_are_only_marked_as_negative():
+    "torch has a bit for that; who reads the memory sees the opposite numbers."
+    x, dy = torch._neg_view(wide(2, 1, 8)), wide(2, 1, 8, seed=2)
+    w = rand(1, seed=1, dtype=torch.complex128).conj().imag
+    assert x.is_neg() and w.is_neg()
+    wanted = F.group_norm(x, 1, w)
+    for _ in range(2): assert (group_norm(x, 1, w) - wanted).abs().max() < 1e-12
+    for bias in (None, w): assert (group_norm(x, 1, w, bias) - F.group_norm(x, 1, w, bias)).abs().max() < 1e-12
+    leaf = wide(2, 1, 8).requires_grad_()
+    for given in (dy, torch._neg_view(dy)):
+        found, wanted = (torch.autograd.grad(f(leaf, 1, w), leaf, given)[0] for f in (group_norm, F.group_norm))
+        assert (found - wanted).abs().max() < 1e-12
+    out = torch._neg_view(torch.empty(2, 1, 8, dtype=torch.float64))
+    assert (group_norm(x, 1, out=out) - F.group_norm(x, 1)).abs().max() < 1e-12
