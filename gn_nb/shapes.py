@@ -29,9 +29,10 @@ def check_groups(
 ):                     # raises TypeError or ValueError that names the argument, the rule and the value
     "Raise unless `num_groups` is a whole number that divides `num_channels`."
     for name, value in (("num_channels", num_channels), ("num_groups", num_groups)):
-        if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
-        if operator.index(value) < 1: raise ValueError(f"{name} ({value}) must be at least 1")
+        try: size = None if isinstance(value, bool) else operator.index(value)
+        except TypeError: size = None                      # an array or a tensor of more or of other numbers
+        if size is None: raise TypeError(f"{name} must be an integer, got {value!r}")
+        if size < 1: raise ValueError(f"{name} ({value}) must be at least 1")
     if num_channels % num_groups:
         raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
 

@@ -14,6 +14,7 @@ from gn_nb import cuda, reference
 from gn_nb.lab import interactive
 from gn_nb.lab.figures import COLORS, contrast
 from gn_nb.shapes import sizes
+from gn_nb.testing import must_raise
 
 pytestmark = pytest.mark.quick
 FIGURES = {"explorer": interactive.explorer(), "kernel": interactive.kernel_view(),
@@ -282,10 +283,25 @@ def test_keys_of_the_steps(key, by):
 def test_controls_out_of_range(name):
     "Whatever a page sends, a state that can be drawn comes out."
     start = FIGURES[name].config["start"]
-    for wild in (dict(step=99), dict(step=-1), dict(at="9,9,9" if name == "explorer" else 999), dict(G=9), dict(C=1)):
-        if {*wild} <= {*start}:
-            state = SCRIPTS[name]("settle", {**start, **wild})
-            assert SCRIPTS[name]("draw", state) == python(name, state).draw()
+    cases = (dict(step=99), dict(step=-1), dict(at="9,9,9" if name == "explorer" else 999), dict(G=9), dict(C=1),
+             dict(b=99), dict(b=-1), dict(D=99), dict(D=-1), dict(spread=101), dict(spread=-5))
+    cases = [wild for wild in cases if {*wild} <= {*start}]
+    assert len(cases) >= 2
+    for wild in cases:
+        state = SCRIPTS[name]("settle", {**start, **wild})
+        assert SCRIPTS[name]("draw", state) == python(name, state).draw()
+        if name == "tradeoff":                           # limits may move with the state only elsewhere
+            for key, (low, high) in SCRIPTS[name]("limits", state).items(): assert low <= state[key] <= high
+
+
+def test_what_figures_refuse():
+    for words, f, args, more in (("D (-4) must be at least 1", interactive.tradeoff, (.6, .04, 1.4), dict(D=-4)),
+                                 ("D (0) must be at least 1", interactive.tradeoff, (.6, .04, 1.4), dict(D=0)),
+                                 ("C (0) must be at least 1", interactive.tradeoff, (.6, .04, 1.4), dict(C=0)),
+                                 ("step must be an integer from 0 to", interactive.kernel_view, (), dict(step=1.5)),
+                                 ("at must be a cell of shape (2, 8, 4), got (0, 0.5, 1)", interactive.explorer, (),
+                                  dict(at=(0, .5, 1)))):
+        must_raise(ValueError, words, f, *args, **more)
 
 
 @pytest.mark.parametrize("page, ink", [("#ffffff", "#222832"), ("#14181e", "#ced6dd")], ids=["light", "dark"])

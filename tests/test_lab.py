@@ -9,8 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -30,7 +33,9 @@ from gn_nb.lab.cli import main
 from gn_nb.lab.data import load
 from gn_nb.lab.evidence import recorded as recorded_by
 from gn_nb.lab.figures import compare
-from gn_nb.lab.models import build
+from gn_nb.lab.group_count import image_moments as moments_of_all
+from gn_nb.lab.models import BatchNorm, build, groups_of, norm_layer, precise
+from gn_nb.lab.small_batches import averages, image_moments
 from gn_nb.lab.train import check_config, loss_of, run, train
 from gn_nb.testing import assert_close, must_raise
 
@@ -285,6 +290,12 @@ WRONG = [({"train": {"epoch": 3}}, "got 'epoch'; did you mean 'epochs'?"), ({"tr
          ({"norm": {"name": "ln", "weight_standardization": 1}}, "must be true or false, got 1"),
          ({"norm": "gn"}, "norm must say one of num_groups and group_size, as "),
          ({"norm": GN4 | {"group_size": 2}}, "norm must say one of num_groups and group_size, as "),
+         ({"norm": GN4 | {"num_groups": 0}}, "norm.num_groups (0) must be at least 1"),
+         ({"norm": {"name": "gn", "group_size": 0}}, "norm.group_size (0) must be at least 1"),
+         ({"norm": {"name": "bn", "ghost": -8}}, "norm.ghost (-8) must be at least 1"),
+         ({"entrance": {"name": "bn", "ghost": 0}}, "entrance.ghost (0) must be at least 1"),
+         ({"norm": {"name": "ln", "noise": -2}}, "norm.noise (-2) must be at least 1"),
+         ({"pretrain": {"data": "digits", "ghost": 0}}, "pretrain.ghost (0) must be at least 1"),
          ({"norm": None}, "config must say norm, for instance {'name': 'gn', 'num_groups': 8}, got "),
          ({"entrance": "gn"}, "entrance must say one of num_groups and group_size, as "),
          ({"entrance": {"name": "in", "esp": 1.}}, "got 'esp'; did you mean 'eps'?"),
@@ -303,6 +314,18 @@ def test_a_wrong_config_is_refused_before_anything_runs(wrong, said, ask, tmp_pa
     for status, out, err in (ask("train", config), ask("sweep", [RIGHT, config], "--workers", "0")):
         assert status == 2 and not out and err.startswith(f"gn-nb: {tmp_path/'exp.json'}") and said in err, (out, err)
     assert ", config 2 of 2: " in err and not (tmp_path/"results").exists()
+
+
+def test_layers_refuse_what_is_below_1():
+    for words, f, more in (("num_groups (0) must be at least 1", groups_of, {"num_groups": 0, "fallback": "gcd"}),
+                           ("num_groups (-8) must be at least 1", groups_of, {"num_groups": -8, "fallback": "divisor"}),
+                           ("group_size (0) must be at least 1", groups_of, {"group_size": 0}),
+                           ("group_size (-8) must be at least 1", groups_of, {"group_size": -8}),
+                           ("ghost (0) must be at least 1", BatchNorm, {"ghost": 0}),
+                           ("ghost (-8) must be at least 1", BatchNorm, {"ghost": -8}),
+                           ("noise (0) must be at least 1", norm_layer, {"name": "ln", "noise": 0}),
+                           ("noise (-2) must be at least 1", norm_layer, {"name": "ln", "noise": -2})):
+        must_raise(ValueError, words, f, 16, **more)
 
 
 def test_what_is_right_is_accepted(tmp_path):
@@ -404,6 +427,38 @@ def test_the_names_of_the_book_are_its_own(ask, tmp_path, capsys):
 
 def example(): return [QUICK]
 def few(): return [QUICK]
+
+
+def numpy_probe(net, data, config): return {"n": [1, np.int64(len(data.x))]}
+def keyed_probe(net, data, config): return {(1, 2): 3}
+def tensor_probe(net, data, config): return torch.ones(1)
+def plain_probe(net, data, config): return {"n": [1, 2.5, "a", None, True], "m": np.float64(.123456789)}
+def web_probe(net, data, config): raise urllib.error.HTTPError("http://nowhere", 404, "Not Found", {}, None)
+
+
+@pytest.mark.parametrize("name, what", [("numpy", "int64 at probe.n.1"), ("keyed", "the key (1, 2) at probe"),
+                                        ("tensor", "Tensor at probe")])
+def test_a_probe_that_is_not_plain_is_a_crashed_run(name, what, ask):
+    config = RIGHT | {"probe": f"test_lab:{name}_probe"}
+    status, out, err = ask("sweep", [config, RIGHT], "--quiet", "--workers", "0")
+    assert status == 1 and "1 crashed" in out and "1 done" in out and not err, (out, err)
+    said = f"TypeError: probe must return plain values, got {what}\n"
+    assert f"1 crashed: {said}" in ask("report", [config, RIGHT])[1]
+    status, out, err = ask("train", config, "--quiet")
+    assert status == 2 and err.startswith(f"gn-nb: crashed, {said[:-1]} ("), err
+
+
+def test_a_plain_probe_is_kept():
+    assert run(QUICK | {"probe": "test_lab:plain_probe"})["probe"] == {"n": [1, 2.5, "a", None, True], "m": .12346}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_that_no_pipe_carries_is_a_sentence(workers, ask, monkeypatch):
+    "One of urllib's cannot be put together again in another process."
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT/"tests")]))
+    config = RIGHT | {"probe": "test_lab:web_probe"}
+    status, out, err = ask("sweep", [config], "--quiet", "--workers", str(workers))
+    assert (status, out, err) == (2, "", "gn-nb: HTTPError: HTTP Error 404: Not Found\n")
 
 
 def test_what_may_have_been_meant(capsys):
@@ -552,6 +607,13 @@ def test_configs_that_differ_in_a_list():
     for asked in ([4, 8], (4, 8), {(4, 8)}): assert evidence.pick(runs, {"model.widths": asked}) == runs[:2]
 
 
+def test_configs_that_differ_in_a_list_of_lists():
+    def net(*widths): return {"model": {"name": "plain", "widths": [*widths]}}
+    runs = [made_up_run(k, **net(*w)) for w in (([4, 8], [1]), ([8, 8], [1])) for k in (0, 1)]
+    assert [row[0] for row in lab.report(runs).rows] == ["((4, 8), (1,))", "((8, 8), (1,))"]
+    assert len(lab.replicates([made_up_run(k, **net({"width": k})) for k in (4, 8)])) == 2
+
+
 def test_an_entrance_may_be_a_name():
     a, b = made_up_run(0, entrance="in"), made_up_run(1, entrance={"name": "in"})
     assert len(lab.replicates([a, b])) == 1 and evidence.pick([a, b], {"entrance.name": "in"}) == [a, b]
@@ -567,6 +629,49 @@ def test_every_sweep_is_fetched_but_into_no_folder_of_your_own(tmp_path, monkeyp
     (own/"results").mkdir(parents=True)
     monkeypatch.chdir(own)
     must_raise(FileNotFoundError, "no records", recorded_by, "a", url=f"file://{source.parent}")
+
+
+def served(body, length):
+    "A server on this machine that answers all with these bytes, of which it says that there are so many; its address."
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+        def log_message(self, *args): pass
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.parametrize("case", ["cut off", "a page", "half a line", "nothing"])
+def test_what_is_fetched_must_be_records(case, tmp_path, monkeypatch):
+    "Else nothing is kept, and the next time it is fetched again."
+    lab.append(tmp_path/"a.jsonl", made_up_run())
+    good = (tmp_path/"a.jsonl").read_bytes()
+    body = {"cut off": good, "a page": b"<html>Sign in</html>", "half a line": good + good[:80], "nothing": b""}[case]
+    (tmp_path/"here").mkdir()
+    monkeypatch.chdir(tmp_path/"here")
+    server, url = served(body, len(body) + 9*(case == "cut off"))
+    with server: assert recorded_by("a", required=False, url=url) == []; server.shutdown()
+    assert not [*Path("results").glob("*")]
+    server, url = served(good, len(good))
+    with server: assert len(recorded_by("a", url=url)) == 1; server.shutdown()
+    assert {p.name for p in Path("results").glob("*")} == {".fetched", "a.jsonl"}
+
+
+@pytest.mark.parametrize("f, args", [(precise, (64,)), (image_moments, ()), (moments_of_all, ()), (averages, (8,))])
+def test_what_looks_into_a_network_leaves_it_as_it_was(f, args):
+    "Also when an image does not fit: no hook, and each layer in its mode."
+    class Late(torch.nn.Module):
+        def forward(self, x): raise RuntimeError("too late")
+    for training in (True, False):
+        net = torch.nn.Sequential(BatchNorm(1), BatchNorm(1).eval(), Late()).train(training)
+        net[1].eval()
+        must_raise(RuntimeError, "too late", f, net, torch.randn(64, 1, 2, 2), *args)
+        assert not any(m._forward_pre_hooks for m in net.modules())
+        if f is not moments_of_all: assert [m.training for m in net] == [training, False, training]
 
 
 def test_what_a_pretraining_froze_learns_again():
@@ -613,6 +718,13 @@ def test_a_blank_line_among_sums(tmp_path):
     sums = hashlib.sha256((tmp_path/"train.parquet").read_bytes()).hexdigest()
     (tmp_path/"SHA256SUMS").write_text(f"\n{sums}  train.parquet\n\n")
     lab_data.check_sums(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["0123", "train.parquet", f"{'0'*64} "])
+def test_a_line_that_is_no_sum(line, tmp_path):
+    (tmp_path/"SHA256SUMS").write_text(f"\n{line}\n")
+    said = f"{tmp_path/'SHA256SUMS'}, line 2 must be a sum and a file's name, got {line!r}"
+    must_raise(ValueError, said, lab_data.check_sums, tmp_path)
 
 
 def test_only_a_sweep_goes_on_where_it_was_stopped(monkeypatch, capsys):

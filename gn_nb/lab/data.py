@@ -135,8 +135,11 @@ def check_sums(
 ):               # raises ValueError or FileNotFoundError that names the file
     "Compare files with the sums written down for them, if there are any."
     sums = Path(folder)/"SHA256SUMS"
-    for line in filter(str.strip, sums.read_text(encoding="utf-8").splitlines() if sums.exists() else ()):
-        wanted, name = line.split(maxsplit=1)
+    for number, line in enumerate(sums.read_text(encoding="utf-8").splitlines() if sums.exists() else (), 1):
+        words = line.split(maxsplit=1)
+        if not words: continue
+        if len(words) < 2: raise ValueError(f"{sums}, line {number} must be a sum and a file's name, got {line!r}")
+        wanted, name = words
         path = sums.parent/name.lstrip("*")  # sha256sum marks a file that was read as bytes
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != wanted: raise ValueError(f"{path} must have the SHA-256 {wanted}, got {found}")

@@ -7,6 +7,8 @@ __all__ = ['FETCHED', 'WORDS', 'PAPER', 'results_folder', 'source_url', 'fetched
            'by_seed', 'paired', 'slopes', 'rate_of', 'best_rates', 'tuned', 'Verdict', 'check_verdict', 'verdict_table']
 
 # %% ../../nbs/98_evidence.ipynb #beaf7516
+import http.client
+import tempfile
 import urllib.request
 import warnings
 from collections import Counter
@@ -47,11 +49,16 @@ def recorded(
         try:
             with urllib.request.urlopen(f"{url or source_url()}/results/{path.name}", timeout=30) as answer:
                 text = answer.read()
-        except OSError: pass
+        except (OSError, http.client.HTTPException): pass
         else:
-            path.parent.mkdir(exist_ok=True)
-            (path.parent/FETCHED).touch()
-            path.write_bytes(text)
+            with tempfile.TemporaryDirectory() as there:
+                part = Path(there)/path.name
+                part.write_bytes(text)
+                found, wrong = read(part)
+            if found and not wrong:              # no page of HTML, no half of a file: these would not be fetched again
+                path.parent.mkdir(exist_ok=True)
+                (path.parent/FETCHED).touch()
+                path.write_bytes(text)
     records, problems = read(path)
     if problems: warnings.warn("\n".join(problems), stacklevel=2)
     if required and not records: raise FileNotFoundError(f"no records in {path}: gn-nb sweep {name} writes them")

@@ -120,9 +120,7 @@ def image_moments(net, x)->list:
         a = inputs[0].double().flatten(2)
         found.append((a.mean(-1).cpu().numpy(), a.var(-1, correction=0).cpu().numpy()))
     layers = [m for m in net.modules() if isinstance(m, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)]
-    hooks = [m.register_forward_pre_hook(look) for m in layers]
-    with torch.no_grad(): net.eval()(x)
-    for hook in hooks: hook.remove()
+    with watched(net.eval(), layers, look), torch.no_grad(): net(x)
     return found
 
 def layer_numbers(t, v)->dict:

@@ -33,9 +33,7 @@ def image_moments(
     def look(m, inputs):
         t = inputs[0].double().flatten(2)
         found.append((t.mean(2), t.var(2, correction=0)))
-    hooks = [m.register_forward_pre_hook(look) for m in net.modules() if isinstance(m, _BatchNorm)]
-    with torch.no_grad(): net(x)
-    for hook in hooks: hook.remove()
+    with watched(net, [m for m in net.modules() if isinstance(m, _BatchNorm)], look), torch.no_grad(): net(x)
     return found
 
 def effective(mean, var)->float:
@@ -67,11 +65,10 @@ def averages(net, x, ghost:int, batch_size:int=64, passes:int=2)->dict:
     def add(m, inputs):
         t = inputs[0].flatten(2).mean(2)                                     # (N, C): the images' means
         between[m].append(t.reshape(-1, ghost, t.shape[1]).var(1).mean(0)/ghost)
-    hooks = [m.register_forward_pre_hook(add) for m in between]
-    net.train()
-    for _ in range(passes):
-        for batch in x[:len(x)//batch_size*batch_size].split(batch_size): net(batch)
-    for hook in hooks: hook.remove()
+    with watched(net, between, add):
+        net.train()
+        for _ in range(passes):
+            for batch in x[:len(x)//batch_size*batch_size].split(batch_size): net(batch)
     net.eval()
     return {m: torch.stack(v).mean(0) for m, v in between.items()}
 
