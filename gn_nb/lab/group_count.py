@@ -21,6 +21,7 @@ from .batch_size import bootstrap, bracket, error_table
 from .data import named
 from .evidence import Verdict, best_rates, by_seed, recorded, tuned
 from .figures import compare, holm, interval
+from .models import watched
 from .sweep import grid
 
 # %% ../../nbs/22_how_many_groups.ipynb #623db634

@@ -144,10 +144,11 @@ STYLE = """
 .gn-interactive .gn-control input {display: block; width: 100%; margin: .35em 0 0; accent-color: BLUE; cursor: pointer}
 .gn-interactive .gn-control input:disabled {opacity: .4; cursor: default}
 .gn-interactive .gn-value {position: absolute; top: 0; right: 0; font-variant-numeric: tabular-nums; font-weight: 600}
+.gn-interactive :is(.gn-stage, .gn-still) {overflow: auto hidden}
 .gn-interactive :is(.gn-stage, .gn-still, .gn-stage > div, .gn-still > div) {display: flex; flex-wrap: wrap;
   gap: 12px 22px; align-items: flex-start; max-width: 100%}
 .gn-interactive .gn-column {flex-direction: column; gap: 0}
-.gn-interactive svg {max-width: 100%; height: auto; overflow: visible; font-family: sans-serif}
+.gn-interactive svg {max-width: max(100%, 360px); height: auto; overflow: visible; font-family: sans-serif}
 .gn-interactive [data-at] {cursor: pointer; outline: none}
 .gn-interactive :is(input:focus-visible + span, button:focus-visible) {outline: 2px solid currentColor;
   outline-offset: 2px}
@@ -157,8 +158,12 @@ STYLE = """
   font-size: .875em}
 .gn-interactive li {margin: 0; padding: 0 0 2px; opacity: .7}
 .gn-interactive li[aria-current] {opacity: 1; font-weight: 700; border-bottom: 3px solid BLUE}
+@media (forced-colors: active) {
+  .gn-interactive .gn-pills input:checked + span {forced-color-adjust: none; background: Highlight; color: HighlightText}
+}
 @media print {
   .gn-interactive {break-inside: avoid}
+  .gn-interactive svg {max-width: 100%}
   .gn-interactive[data-on] .gn-static {display: block}
   .gn-interactive .gn-live {display: none}
 }
@@ -406,7 +411,7 @@ def explorer(
     if len(shape) != 3 or not all(1 <= size <= most for size, most in zip(shape, (4, 8, 6))):
         raise ValueError(f"shape must be (N, C, S), each from 1 to (4, 8, 6), got {tuple(shape)}")
     s = sizes(shape, num_groups)
-    if len(at) != 3 or not all(0 <= i < size for i, size in zip(at, shape)):
+    if len(at) != 3 or not all(isinstance(i, int | np.integer) and 0 <= i < size for i, size in zip(at, shape)):
         raise ValueError(f"at must be a cell of shape {tuple(shape)}, got {tuple(at)}")
     start = dict(norm=norm, N=s.N, C=s.C, S=s.S, G=DIVISORS[s.C].index(s.G), show="input", at=",".join(map(str, at)))
     first = Explorer(start)
@@ -445,7 +450,10 @@ TRADEOFF = r"""
 const start = config.start, {A, B, sigma2, C, low, high} = config;
 const sizes = [...Array(C).keys()].map(k => k + 1).filter(D => C % D === 0);
 const COLOR = config.colors, METHODS = ["batch", "group", "layer"];
-function settle(s) { return s; }
+function settle(s) {
+  const ends = limits(s), within = name => clamp(s[name], ends[name][0], ends[name][1]);
+  return {b: within("b"), D: within("D"), spread: within("spread")};
+}
 function given(s) { return {b: config.batches[s.b], D: sizes[s.D], spread: s.spread/100}; }
 function limits(s) { return {b: [0, config.batches.length - 1], D: [0, sizes.length - 1], spread: [0, 100]}; }
 function outputs(s) {
@@ -630,6 +638,8 @@ def tradeoff(
     if not 0 <= B <= A <= sigma2 or A < 0.01:
         raise ValueError(f"A ({A}) must be at least 0.01, and 0 <= B ({B}) <= A <= sigma2 ({sigma2}) must hold")
     if b not in BATCHES: raise ValueError(f"b must be one of {', '.join(map(str, BATCHES))}, got {b}")
+    for name, size in (("C", C), ("D", D)):
+        if size < 1: raise ValueError(f"{name} ({size}) must be at least 1")
     if C % D: raise ValueError(f"C ({C}) must be divisible by D ({D})")
     if round(spread, 2) != spread or not 0 <= spread <= 1:
         raise ValueError(f"spread must be 0, 0.01, ... or 1, got {spread}")
@@ -1220,7 +1230,8 @@ def kernel_view(
     tiers = [story(name) for name in TIERS]
     start = dict(tier=str([*TIERS].index(tier)), by="warp", step=step, at=5)
     last = len(tiers[int(start["tier"])]["steps"]) - 1
-    if not 0 <= step <= last: raise ValueError(f"step must be from 0 to {last}, got {step}")
+    if not isinstance(step, int) or not 0 <= step <= last:
+        raise ValueError(f"step must be an integer from 0 to {last}, got {step}")
     config = dict(start=start, tiers=tiers, stages=STAGES)
     first = KernelView(config, start)
     button = '<button type="button" data-by="{}">{}</button>'.format

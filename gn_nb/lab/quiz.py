@@ -38,8 +38,12 @@ STYLE = """
 .gn-quiz [data-said=right] {border-left-color: #2a9d6f}
 .gn-quiz [data-said=wrong] {border-left-color: #d4525a}
 .gn-quiz input {flex: none}
+.gn-quiz button {margin: .4em 0 0; padding: .2em .75em; border-radius: 5px; font: inherit; color: inherit;
+  background: none; border: 1px solid color-mix(in srgb, currentColor 45%, transparent); cursor: pointer}
+.gn-quiz button:hover {border-color: currentColor}
+.gn-quiz button:focus-visible {outline: 2px solid currentColor; outline-offset: 2px}
 @media print {
-  .gn-quiz :is(input, [aria-live]) {display: none}
+  .gn-quiz :is(input, button, [aria-live]) {display: none}
   .gn-quiz details[hidden] {display: block !important}
 }
 """
@@ -49,11 +53,19 @@ SCRIPT = """
   if (!quiz) return;
   const answers = quiz.querySelector("details");
   answers.open = answers.hidden = true;
-  quiz.addEventListener("change", event => {
-    const field = event.target.closest("fieldset"), why = event.target.closest("label").querySelector("[hidden]");
-    const said = field.querySelector("[aria-live]"), right = event.target.value === "right";
-    said.dataset.said = right ? "right" : "wrong";
-    said.innerHTML = (right ? "<b>Right.</b> " : "<b>Not yet.</b> ") + why.innerHTML;
+  for (const button of quiz.querySelectorAll("button")) button.hidden = false;
+  function say(event, kind, text) {
+    const said = event.target.closest("fieldset").querySelector("[aria-live]");
+    said.dataset.said = kind;
+    said.innerHTML = text;
+  }
+  quiz.addEventListener("change", event => say(event, "", ""));
+  quiz.addEventListener("click", event => {
+    if (!event.target.closest("button")) return;
+    const chosen = event.target.closest("fieldset").querySelector("input:checked");
+    if (!chosen) return say(event, "", "Choose an answer first.");
+    const why = chosen.closest("label").querySelector("[hidden]").innerHTML, right = chosen.value === "right";
+    say(event, chosen.value, (right ? "<b>Right.</b> " : "<b>Not yet.</b> ") + why);
   });
 })();
 """
@@ -76,7 +88,8 @@ class Quiz:
         labels = "".join(
             f'<label><input type="radio" name="{name}" value="{"right" if right else "wrong"}"><span>{option}</span>'
             f'<span hidden>{why}</span></label>' for option, right, why in options)
-        return f'<fieldset><legend>{k}. {text}</legend>{labels}<p aria-live="polite"></p></fieldset>'
+        return (f'<fieldset><legend>{k}. {text}</legend>{labels}'
+                '<button type="button" hidden>Check</button><p aria-live="polite"></p></fieldset>')
 
     def _repr_html_(self):
         fields = "".join(self._field(k, text, options) for k, (text, *options) in enumerate(self.questions, 1))

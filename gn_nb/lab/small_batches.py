@@ -20,6 +20,7 @@ from .batch_size import (NORMS, NOTHING, SEEDS, cell, error_table, judge_same, m
                                   said, source)
 from .evidence import Verdict, by_seed, error, recorded
 from .figures import interval
+from .models import watched
 from .sweep import grid
 from .train import evaluate
 
