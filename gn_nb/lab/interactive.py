@@ -159,7 +159,8 @@ STYLE = """
 .gn-interactive li {margin: 0; padding: 0 0 2px; opacity: .7}
 .gn-interactive li[aria-current] {opacity: 1; font-weight: 700; border-bottom: 3px solid BLUE}
 @media (forced-colors: active) {
-  .gn-interactive .gn-pills input:checked + span {forced-color-adjust: none; background: Highlight; color: HighlightText}
+  .gn-interactive .gn-pills input:checked + span {background: Highlight; color: HighlightText;
+    forced-color-adjust: none}
 }
 @media print {
   .gn-interactive {break-inside: avoid}
