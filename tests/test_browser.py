@@ -18,7 +18,9 @@ import pytest
 from browser import MISSING, chromium
 from settings import root, settings
 
+from gn_nb.lab import interactive
 from gn_nb.lab.figures import cubes
+from gn_nb.lab.quiz import quiz
 from gn_nb.reference import NORMS, index_sets
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -148,6 +150,8 @@ def slide(page):
             moved = f"{name}: {slider.get_attribute('name')} moved"
             assert [v.inner_text() for v in shown] != number, f"{moved}, and its number stayed"
             assert state(figure) != before and state(figure)[1], f"{moved}, and the figure stayed"
+            beside = slider.evaluate("e => e.closest('.gn-control').querySelector('.gn-value').textContent")
+            assert slider.get_attribute("aria-valuetext") == beside, f"{moved}: what is read out is not what is shown"
 
 
 def press(page):
@@ -197,18 +201,30 @@ def walk(page):
 
 
 def answer(page):
-    "Choose every answer of every quiz with the keyboard: the reply is its own reason, and says whether it is right."
-    for quiz in page.query_selector_all(".gn-quiz"):
-        for question in quiz.query_selector_all("fieldset"):
+    """Go through every quiz by Tab, arrows and Enter alone. An option that one comes by is not judged; the button gives
+    the reason of the chosen one and says whether it is right."""
+    for whole in page.query_selector_all(".gn-quiz"):
+        whole.evaluate("e => { e.tabIndex = -1; e.focus(); }")
+        for question in whole.query_selector_all("fieldset"):
             choices, live = question.query_selector_all("input[type=radio]"), question.query_selector("[aria-live]")
-            assert len(choices) > 1 and not live.inner_text(), question.inner_text()
-            for choice in choices:
-                choice.focus()
-                page.keyboard.press("Space")
-                why = choice.evaluate("e => e.closest('label').querySelector('[hidden]').textContent")
-                mark = "Right." if choice.get_attribute("value") == "right" else "Not yet."
+            text, seen = question.inner_text(), []
+            assert len(choices) > 1 and not live.inner_text(), text
+            page.keyboard.press("Tab")
+            page.keyboard.press("Space")
+            for _ in choices:
+                at = page.evaluate_handle("document.activeElement").as_element()
+                seen.append(at.evaluate("e => e.closest('label').textContent"))
+                assert at.is_checked() and not live.inner_text(), f"{text}: judged before it was asked"
+                page.keyboard.press("Tab")
+                page.keyboard.press("Enter")
+                why = at.evaluate("e => e.closest('label').querySelector('[hidden]').textContent")
+                mark = "Right." if at.get_attribute("value") == "right" else "Not yet."
                 said = live.evaluate("e => e.textContent")
-                assert said == f"{mark} {why}", f"{question.inner_text()}: {said}"
+                assert said == f"{mark} {why}", f"{text}: {said}"
+                page.keyboard.press("Shift+Tab")
+                page.keyboard.press("ArrowDown")
+            assert len({*seen}) == len(choices), f"{text}: only {seen} are reached"
+            page.keyboard.press("Tab")
 
 
 def makers(kind):
@@ -238,6 +254,68 @@ def test_page(tabs, site, name):
     assert [*tab.problems()] == []
     weight = page.evaluate("performance.getEntries().reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)")
     assert 1e4 < weight < HEAVY, f"{weight} bytes"
+
+
+QUIZ = quiz(("One?", ("a", True, "So it is."), ("b", False, "It is not."), ("c", False, "Nor is it.")),
+            ("Two?", ("d", False, "No."), ("e", True, "Yes."), ("f", False, "Hardly.")))
+FIGURES = {"explorer": interactive.explorer, "kernel": interactive.kernel_view,
+           "tradeoff": lambda: interactive.tradeoff(.6, .04, 1.4)}
+
+
+@pytest.fixture
+def alone(browser):
+    "A function that shows something on a page of its own, in a context with these settings."
+    contexts = []
+    def shown(thing, **more):
+        contexts.append(browser.new_context(**more))
+        page = contexts[-1].new_page()
+        page.set_content(f"<!doctype html><body style='margin: 16px'>{thing._repr_html_()}</body>")
+        return page
+    yield shown
+    for context in contexts: context.close()
+
+
+def test_a_quiz_alone(alone):
+    page = alone(QUIZ)
+    page.click("button >> nth=1")
+    assert page.locator("[aria-live]").all_inner_texts() == ["", "Choose an answer first."]
+    page = alone(QUIZ)
+    answer(page)
+    page.click("label >> nth=1")                               # another answer: the reply to the last one goes
+    assert page.locator("[aria-live]").all_inner_texts()[0] == ""
+    page.emulate_media(media="print")
+    assert page.locator("button:visible, input:visible, [aria-live]:visible").count() == 0
+    assert page.locator("li:visible").count() == 2
+    plain = alone(QUIZ, java_script_enabled=False)
+    assert plain.locator("button:visible").count() == 0 and plain.locator("summary:visible").count() == 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_on_a_narrow_screen(alone, name):
+    "It scrolls in its own box, and its letters do not shrink below nine pixels."
+    page = alone(FIGURES[name](), viewport={"width": 320, "height": 640})
+    slide(page)
+    smallest = page.evaluate("""() => Math.min(...[...document.querySelectorAll(".gn-stage svg text")].map(e => {
+      const svg = e.closest("svg");
+      return parseFloat(getComputedStyle(e).fontSize)*svg.getBoundingClientRect().width/svg.viewBox.baseVal.width;
+    }))""")
+    assert smallest >= 9, smallest
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate("""() => { const e = document.querySelector(".gn-stage");
+      e.scrollTo(999, 0);
+      const ends = [...e.querySelectorAll("svg")].map(s => s.getBoundingClientRect().right);
+      return Math.max(...ends) <= e.getBoundingClientRect().right + 1 && e.scrollHeight <= e.clientHeight; }""")
+
+
+@pytest.mark.parametrize("name", ["explorer", "kernel"])
+def test_the_chosen_pill_shows_in_forced_colours(alone, name):
+    page = alone(FIGURES[name](), forced_colors="active")
+    found = page.evaluate("""() => [...document.querySelectorAll(".gn-pills input")].map(e => [e.checked,
+      getComputedStyle(e.nextElementSibling).backgroundColor])""")
+    # without transparency: a tint is the page's own colour then, and cannot be seen on it
+    chosen, others = ({tuple(re.findall(r"[\d.]+", look)[:3]) for checked, look in found if checked == on}
+                      for on in (True, False))
+    assert len(chosen) == len(others) == 1 and chosen != others, (chosen, others)
 
 
 def test_links_below_the_pointer_can_be_read(tabs, site):
@@ -287,7 +365,7 @@ def test_the_contents_of_a_page_lead_into_it(tabs, site, width):
     assert [*tab.problems()] == []
 
 
-def test_the_root_leads_to_the_front_page(tabs, site):
+def test_the_wholeleads_to_the_front_page(tabs, site):
     tab = tabs[1280]
     tab.page.goto(site)
     tab.page.wait_for_url(site + FRONT)
