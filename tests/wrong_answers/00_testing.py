@@ -4,6 +4,8 @@ WRONG = {
         "def worst(a, b): return int(np.argmax(np.abs(a - b)))",  # absolute only
         "def worst(a, b): return int(np.argmax(np.abs(a - b)/np.abs(b)))",  # relative only
         "def worst(a, b): return int(np.argmax(np.nan_to_num(np.abs(a - b)/np.maximum(1, np.abs(b)))))",  # NaN forgiven
+        "def worst(a, b): return int(np.argmax(np.abs(a - b)/np.maximum(1, np.abs(a))))",  # the result sets the scale
+        "def worst(a, b): return int(np.argmax(np.abs(a - b)/(1 + np.abs(b))))",
         "def worst(a, b): return float(np.max(np.abs(a - b)/np.maximum(1, np.abs(b))))",  # the error, not where
     ],
     "check_blind": [
