@@ -317,9 +317,10 @@ def _spread(context, builder, value, typ, tile):
 
 def _largest(*args): return max((t for t in args if isinstance(t, Tile)), key=lambda t: t.count, default=None)
 
-def _asm(builder, result, text, constraints, *args, side_effect=False):
+def _asm(builder, result, text, constraints, *args, side_effect=False, together=False):
+    "`together`: all threads must come to this one place, so that it must not be copied into the branches of an if."
     t = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(ir.InlineAsm(t, text, constraints, side_effect), args)
+    return builder.call(ir.InlineAsm(t, text, constraints, side_effect), args, attrs=("convergent",)*together)
 
 def _call(builder, name, result, *args):
     t = ir.FunctionType(result, [a.type for a in args])
@@ -439,7 +440,8 @@ def _(context):
 @on_card(exchange)
 def _(context, p, v, mask):
     def swap(builder, word, mask):
-        return _asm(builder, INT, "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", "=r,r,r", word, mask, side_effect=True)
+        return _asm(builder, INT, "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", "=r,r,r", word, mask, side_effect=True,
+                    together=True)
     def code(context, builder, sig, args):
         out, mask = [], builder.trunc(args[2], INT)
         for value in _values(builder, args[1]):
@@ -480,7 +482,8 @@ def _(context, p, rank, i, v):
 def _(context, p):
     def code(context, builder, sig, args):
         for step in ("arrive.release", "wait.acquire"):
-            _asm(builder, ir.VoidType(), f"barrier.cluster.{step}.aligned;", "~{memory}", side_effect=True)
+            _asm(builder, ir.VoidType(), f"barrier.cluster.{step}.aligned;", "~{memory}", side_effect=True,
+                 together=True)
         return context.get_dummy_value()
     return types.none(p), code
 
