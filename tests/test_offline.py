@@ -70,9 +70,10 @@ def test_on_paper_a_quiz_has_its_answers_and_no_buttons(browser):
     page.set_content(QUIZ._repr_html_())
     assert not page.is_visible("text=for a reason")                         # on the screen one has to choose
     page.check("input >> nth=1")
+    page.click("button >> nth=0")
     assert page.is_visible("text=Not yet") and page.is_visible("input >> nth=0")
     on_paper(page)
-    assert page.locator("input:visible").count() == 0 and page.locator("[aria-live]:visible").count() == 0
+    assert page.locator(":is(input, button):visible").count() == 0 and page.locator("[aria-live]:visible").count() == 0
     assert page.locator("li:visible").all_inner_texts() == ["this: for a reason.", "no: of course."]
     assert page.locator("label:visible").all_inner_texts() == ["this", "that", "none", "yes", "no", "both"]
     page.close()
@@ -83,7 +84,7 @@ def test_in_an_epub_a_quiz_has_its_answers_and_no_buttons():
     reader = Reader()
     quiz = BeautifulSoup(reader.xml(QUIZ._repr_html_()), "html.parser").select_one(".gn-quiz")
     reader.close()
-    assert not quiz.select("input, [aria-live], [hidden], script")
+    assert not quiz.select("input, button, [aria-live], [hidden], script")
     assert [li.get_text() for li in quiz.select("details[open] li")] == ["this: for a reason.", "no: of course."]
     assert [label.get_text() for label in quiz.select("label")] == ["this", "that", "none", "yes", "no", "both"]
 
